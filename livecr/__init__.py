@@ -1,0 +1,1 @@
+"""livecr: a live-process checkpointer for x86-64 Linux."""

@@ -1,0 +1,308 @@
+"""One task under ptrace: seize, interrupt, registers, signal mask, memory.
+
+Relies on PTRACE_SEIZE (never PTRACE_ATTACH, whose SIGSTOP the program's parent can see) and on the stop that
+PTRACE_INTERRUPT gives, PTRACE_EVENT_STOP, which lies on the kernel's signal-delivery path: there, and only
+there, the registers that a tracer leaves behind decide what system call is restarted
+(arch/x86/kernel/signal.c, arch_do_signal_or_restart).
+"""
+
+from __future__ import annotations
+
+import os
+
+from livecr._native import ffi, lib
+from livecr.errors import Failed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["REGISTERS", "Gone", "Registers", "Tracee"]
+
+# Requests and options of ptrace(2), <linux/ptrace.h>.
+CONT = 7
+DETACH = 17
+SYSCALL = 24
+SETOPTIONS = 0x4200
+GETEVENTMSG = 0x4201
+GETSIGINFO = 0x4202
+SEIZE = 0x4206
+INTERRUPT = 0x4207
+LISTEN = 0x4208
+GETSIGMASK = 0x420A
+SETSIGMASK = 0x420B
+
+O_TRACESYSGOOD = 0x01
+O_TRACECLONE = 0x08
+O_EXITKILL = 0x100000
+
+EVENT_CLONE = 3
+EVENT_STOP = 128
+
+NT_PRSTATUS = 1
+NT_X86_XSTATE = 0x202
+
+SIGTRAP = 5
+SYSCALL_STOP = SIGTRAP | 0x80
+WNOHANG = 1
+WALL = 0x40000000
+
+# Names of struct user_regs_struct, in its order: 27 registers of 8 bytes.
+REGISTERS = (
+    "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi "
+    "orig_rax rip cs eflags rsp ss fs_base gs_base ds es fs gs"
+).split()
+
+_XSTATE_ROOM = 16384  # AMX tiles make it 11 KiB
+
+
+class Gone(Failed):
+    """The task ended while livecr held it."""
+
+
+class Registers:
+    """The general registers of a task, unsigned 64-bit, under the kernel's names."""
+
+    __slots__ = tuple(REGISTERS)
+
+    if TYPE_CHECKING:
+        r15: int
+        r14: int
+        r13: int
+        r12: int
+        rbp: int
+        rbx: int
+        r11: int
+        r10: int
+        r9: int
+        r8: int
+        rax: int
+        rcx: int
+        rdx: int
+        rsi: int
+        rdi: int
+        orig_rax: int
+        rip: int
+        cs: int
+        eflags: int
+        rsp: int
+        ss: int
+        fs_base: int
+        gs_base: int
+        ds: int
+        es: int
+        fs: int
+        gs: int
+
+    def __init__(self, **values: int) -> None:
+        for name in REGISTERS:
+            setattr(self, name, values.get(name, 0) & 0xFFFFFFFFFFFFFFFF)
+
+    def copy(self, **changes: int) -> Registers:
+        """The same registers with some of them replaced (negative values wrap to 64 bits)."""
+        return Registers(**({name: getattr(self, name) for name in REGISTERS} | changes))
+
+    def result(self) -> int:
+        """rax as the signed number that the kernel keeps there: a result, or -errno."""
+        return self.rax - (1 << 64) if self.rax >> 63 else self.rax
+
+    def call(self) -> int:
+        """orig_rax, signed: the number of the system call, or -1 outside of one."""
+        return self.orig_rax - (1 << 64) if self.orig_rax >> 63 else self.orig_rax
+
+    def arguments(self) -> tuple[int, int, int, int, int, int]:
+        """The six arguments of the system call (x86-64 convention)."""
+        return (self.rdi, self.rsi, self.rdx, self.r10, self.r8, self.r9)
+
+    def pack(self) -> bytes:
+        """struct user_regs_struct, 216 bytes."""
+        return b"".join(getattr(self, name).to_bytes(8, "little") for name in REGISTERS)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Registers:
+        """From struct user_regs_struct, 216 bytes."""
+        return cls(
+            **{
+                name: int.from_bytes(raw[8 * i : 8 * i + 8], "little")
+                for i, name in enumerate(REGISTERS)
+            }
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Registers) and self.pack() == other.pack()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Tracee:
+    """A task that livecr traces. Made by freeze.freeze(), or by seize() for a task of our own making."""
+
+    def __init__(self, pid: int, tid: int, status: int = 0) -> None:
+        self.pid = pid
+        self.tid = tid
+        self.status = status  # of the last wait
+        self.stopped = bool(status)
+        self.deferred: list[int] = []  # signals that arrived while borrowed; given back on release
+
+    # -- stopping and going on ---------------------------------------------------------------------------
+
+    def request(self, number: int, addr: int = 0, data: int = 0) -> int:
+        """One ptrace request. Raises Gone when the task is no more, Failed for any other error."""
+        result: int = lib.lcr_ptrace(number, self.tid, addr & 0xFFFFFFFFFFFFFFFF, data)
+        if result < 0:
+            self.fail(-result, f"ptrace request {number:#x}")
+        return result
+
+    def fail(self, errno: int, doing: str) -> None:
+        """Raise what ``errno`` means for this task."""
+        where = f"task {self.tid} of process {self.pid}"
+        if errno in (3, 10):  # ESRCH, ECHILD
+            raise Gone("the task is gone", where=where)
+        raise Failed(f"{doing}: {os.strerror(errno)}", where=where)
+
+    def seize(self, options: int) -> None:
+        """PTRACE_SEIZE: from now on traced, but not stopped."""
+        self.request(SEIZE, 0, options)
+
+    def interrupt(self) -> None:
+        """PTRACE_INTERRUPT; in a stop it takes effect at the next resume."""
+        self.request(INTERRUPT)
+
+    def wait(self) -> int:
+        """Wait for the next stop and return the wait status. Raises Gone if the task ends instead."""
+        status = ffi.new("int *")
+        result = lib.lcr_wait(self.tid, status, 0)
+        if result < 0:
+            self.fail(-result, "waiting for it")
+        self.status = status[0]
+        if (self.status & 0xFF) != 0x7F:
+            raise Gone("the task ended", where=f"task {self.tid} of process {self.pid}")
+        self.stopped = True
+        return self.status
+
+    @property
+    def stop_signal(self) -> int:
+        """WSTOPSIG of the last stop; SYSCALL_STOP for entry and exit stops."""
+        return (self.status >> 8) & 0xFF
+
+    @property
+    def event(self) -> int:
+        """The PTRACE_EVENT_* of the last stop, 0 if none."""
+        return self.status >> 16
+
+    def cont(self, signal: int = 0) -> None:
+        """Resume until the next signal or event."""
+        self.request(CONT, 0, signal)
+        self.stopped = False
+
+    def cont_to_syscall(self, signal: int = 0) -> None:
+        """Resume until the entry to, or the exit from, a system call."""
+        self.request(SYSCALL, 0, signal)
+        self.stopped = False
+
+    def wait_for(self, *, event: int | None = None, signal: int | None = None, resume: int = CONT) -> None:
+        """Wait for one kind of stop; signals that arrive instead are deferred, never lost."""
+        while True:
+            self.wait()
+            if event is not None and self.event == event:
+                return
+            if signal is not None and self.event == 0 and self.stop_signal == signal:
+                return
+            if self.event == 0 and self.stop_signal != SYSCALL_STOP:
+                self.deferred.append(self.stop_signal)
+            self.request(resume)
+
+    def stop_again(self) -> None:
+        """From any running state or stop to PTRACE_EVENT_STOP, on the signal-delivery path."""
+        self.interrupt()
+        if self.stopped:
+            self.cont()
+        self.wait_for(event=EVENT_STOP)
+
+    def detach(self) -> None:
+        """Let it go; group-stopped tasks stay stopped. Deferred signals are sent again first."""
+        for number in self.deferred:
+            lib.lcr_syscall(234, self.pid, self.tid, number, 0, 0, 0)  # tgkill
+        self.deferred.clear()
+        self.request(DETACH)
+        self.stopped = False
+
+    # -- what it holds -----------------------------------------------------------------------------------
+
+    def registers(self) -> Registers:
+        """The general registers now."""
+        buffer = ffi.new("char[216]")
+        self._regset(lib.lcr_getregset(self.tid, NT_PRSTATUS, buffer, 216))
+        return Registers.unpack(bytes(ffi.buffer(buffer)))
+
+    def set_registers(self, registers: Registers) -> None:
+        """Set them all, orig_rax included."""
+        self._regset(lib.lcr_setregset(self.tid, NT_PRSTATUS, registers.pack(), 216))
+
+    def xstate(self) -> bytes:
+        """The XSAVE area (standard format) as large as this CPU has it."""
+        buffer = ffi.new("char[]", _XSTATE_ROOM)
+        size = self._regset(lib.lcr_getregset(self.tid, NT_X86_XSTATE, buffer, _XSTATE_ROOM))
+        return bytes(ffi.buffer(buffer, size))
+
+    def set_xstate(self, raw: bytes) -> None:
+        """Put an XSAVE area back."""
+        self._regset(lib.lcr_setregset(self.tid, NT_X86_XSTATE, raw, len(raw)))
+
+    def _regset(self, result: int) -> int:
+        if result < 0:
+            self.fail(-result, "register set")
+        return result
+
+    def signal_mask(self) -> int:
+        """The blocked signals, bit n-1 for signal n; inside sigsuspend and its like the mask to come back."""
+        return int.from_bytes(self._get(GETSIGMASK, 8, 8), "little")
+
+    def set_signal_mask(self, mask: int) -> None:
+        """Set the blocked signals."""
+        buffer = ffi.new("uint64_t *", mask)
+        self.request(SETSIGMASK, 8, int(ffi.cast("uintptr_t", buffer)))
+
+    def siginfo(self) -> bytes:
+        """struct siginfo of the current signal stop, 128 bytes."""
+        return self._get(GETSIGINFO, 0, 128)
+
+    def event_message(self) -> int:
+        """PTRACE_GETEVENTMSG: for PTRACE_EVENT_CLONE the new task."""
+        return int.from_bytes(self._get(GETEVENTMSG, 0, 8), "little")
+
+    def _get(self, request: int, addr: int, size: int) -> bytes:
+        buffer = ffi.new("char[]", size)
+        self.request(request, addr, int(ffi.cast("uintptr_t", buffer)))
+        return bytes(ffi.buffer(buffer))
+
+    # -- memory ------------------------------------------------------------------------------------------
+
+    def read(self, address: int, size: int) -> bytes:
+        """``size`` bytes of its memory; protection does not matter. Raises Failed where nothing is mapped."""
+        return bytes(self._memory(os.O_RDONLY, os.pread, size, address))
+
+    def write(self, address: int, content: bytes) -> None:
+        """Change its memory; protection does not matter (private mappings are copied on write)."""
+        self._memory(os.O_RDWR, os.pwrite, content, address)
+
+    def _memory(self, flags: int, act: Any, what: Any, address: int) -> Any:
+        try:
+            fd = os.open(f"/proc/{self.pid}/mem", flags | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise Gone("the process is gone", where=f"process {self.pid}") from None
+        try:
+            done = act(fd, what, address)
+        except OSError as error:
+            raise Failed(
+                f"memory at {address:#x}: {error.strerror}", where=f"task {self.tid} of process {self.pid}"
+            ) from None
+        finally:
+            os.close(fd)
+        wanted = what if isinstance(what, int) else len(what)
+        got = done if isinstance(done, int) else len(done)
+        if got != wanted:
+            raise Failed(
+                f"only {got} of {wanted} bytes at {address:#x}", where=f"process {self.pid}"
+            )
+        return done
