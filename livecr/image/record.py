@@ -5,8 +5,8 @@ typing, inspect, uuid, decimal behind it) costs twice what a whole Python start 
 writes records; so the ``checkpoint`` command calls ``write_only()`` first and gets a plain base class with
 the same declarations, the same constructor and the same JSON.
 
-Conventions that hold for both: fields with defaults come last; records are constructed by keyword; a member of
-a union names itself by ``tag="..."``; field types are int, str, bool, float, bytes (base64 in JSON), None,
+Conventions that hold for both: fields with defaults come last; records are constructed by keyword; a member
+of a union names itself by ``tag="..."``; field types are int, str, bool, float, bytes (base64 in JSON), None,
 other records, ``list[...]``, ``dict[str, ...]`` and ``X | None``.
 """
 
@@ -41,7 +41,7 @@ def _lean_record() -> type:
 
         def __init_subclass__(cls, tag: str | None = None, **options: object) -> None:
             super().__init_subclass__(**options)
-            cls.__record_fields__ = cls.__record_fields__ + tuple(cls.__dict__.get("__annotations__", ()))
+            cls.__record_fields__ = cls.__record_fields__ + tuple(vars(cls).get("__annotations__", ()))
             cls.__record_tag__ = tag
 
         def __init__(self, **fields: Any) -> None:

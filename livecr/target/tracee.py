@@ -49,9 +49,9 @@ WALL = 0x40000000
 
 # Names of struct user_regs_struct, in its order: 27 registers of 8 bytes.
 REGISTERS = (
-    "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi "
-    "orig_rax rip cs eflags rsp ss fs_base gs_base ds es fs gs"
-).split()
+    *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi"),
+    *("orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs"),
+)
 
 _XSTATE_ROOM = 16384  # AMX tiles make it 11 KiB
 
@@ -122,10 +122,7 @@ class Registers:
     def unpack(cls, raw: bytes) -> Registers:
         """From struct user_regs_struct, 216 bytes."""
         return cls(
-            **{
-                name: int.from_bytes(raw[8 * i : 8 * i + 8], "little")
-                for i, name in enumerate(REGISTERS)
-            }
+            **{name: int.from_bytes(raw[8 * i : 8 * i + 8], "little") for i, name in enumerate(REGISTERS)}
         )
 
     def __eq__(self, other: object) -> bool:
@@ -302,7 +299,5 @@ class Tracee:
         wanted = what if isinstance(what, int) else len(what)
         got = done if isinstance(done, int) else len(done)
         if got != wanted:
-            raise Failed(
-                f"only {got} of {wanted} bytes at {address:#x}", where=f"process {self.pid}"
-            )
+            raise Failed(f"only {got} of {wanted} bytes at {address:#x}", where=f"process {self.pid}")
         return done

@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 long lcr_ptrace(long request, int tid, uint64_t addr, uint64_t data)
@@ -40,23 +41,39 @@ long lcr_wait(int tid, int *status, int options)
     return result < 0 ? -errno : result;
 }
 
-int lcr_freeze(const int *tids, int count, long options, int *status)
+int lcr_freeze(const int *tids, int count, long options, int timeout_ms, int *status)
 {
-    int stopped = 0;
+    struct timespec pause = {0, 20000};
+    int waiting = 0, stopped = 0;
     for (int i = 0; i < count; i++) {
         status[i] = 0;
         if (ptrace(PTRACE_SEIZE, tids[i], NULL, (void *)options) < 0 ||
             ptrace(PTRACE_INTERRUPT, tids[i], NULL, NULL) < 0)
             status[i] = -errno;
+        else
+            waiting++;
     }
-    for (int i = 0; i < count; i++) {
-        if (status[i] < 0)
-            continue;
-        long result = lcr_wait(tids[i], &status[i], 0);
-        if (result < 0)
-            status[i] = (int)result;
-        else if (WIFSTOPPED(status[i]))
-            stopped++;
+    /* A task in uninterruptible sleep does not stop at all, so nothing here may wait without an end. */
+    for (long slept_us = 0; waiting && slept_us < timeout_ms * 1000L; slept_us += pause.tv_nsec / 1000) {
+        int progress = 0;
+        for (int i = 0; i < count; i++) {
+            if (status[i] != 0)
+                continue;
+            long result = lcr_wait(tids[i], &status[i], WNOHANG);
+            if (result == 0)
+                continue;
+            progress = 1;
+            waiting--;
+            if (result < 0)
+                status[i] = (int)result;
+            else if (WIFSTOPPED(status[i]))
+                stopped++;
+        }
+        if (waiting && !progress) {
+            nanosleep(&pause, NULL);
+            if (pause.tv_nsec < 1000000)
+                pause.tv_nsec *= 2;
+        }
     }
     return stopped;
 }

@@ -11,9 +11,10 @@ long lcr_getregset(int tid, int type, void *buffer, size_t size);
 long lcr_setregset(int tid, int type, const void *buffer, size_t size);
 /* wait4(tid, &status, __WALL | options): the tid, 0 (WNOHANG and nothing to report) or -errno. */
 long lcr_wait(int tid, int *status, int options);
-/* PTRACE_SEIZE + PTRACE_INTERRUPT of `count` tasks, then one wait for each. status[i] is the wait status,
-   or -errno where the task could not be seized or is gone. Returns how many are stopped. */
-int lcr_freeze(const int *tids, int count, long options, int *status);
+/* PTRACE_SEIZE + PTRACE_INTERRUPT of `count` tasks, then a wait for each, timeout_ms at the most in all.
+   status[i] is the wait status, 0 for a task that did not stop in time, or -errno where the task could not be
+   seized or is gone. Returns how many are stopped. */
+int lcr_freeze(const int *tids, int count, long options, int timeout_ms, int *status);
 /* any system call of livecr itself that Python has no wrapper for: result or -errno. */
 long lcr_syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f);
 /* process_vm_readv / process_vm_writev of one range: bytes, or -errno. */

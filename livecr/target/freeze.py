@@ -1,0 +1,149 @@
+"""Stop a whole process and let it go again, unharmed whatever happens.
+
+Every task is brought to PTRACE_EVENT_STOP by PTRACE_SEIZE and PTRACE_INTERRUPT, which no task and no parent
+can see. Should livecr die, the kernel detaches all of them and they run on; a system call that the freeze
+interrupted is restarted by the kernel itself, since no signal is there to be delivered.
+"""
+
+from __future__ import annotations
+
+import os
+
+from livecr._native import ffi, lib
+from livecr.errors import Failed, Refused
+from livecr.target import tracee
+from livecr.target.process import Process
+from livecr.target.tracee import Gone, Tracee
+
+__all__ = ["end", "freeze", "thaw"]
+
+_STOP_TIMEOUT_MS = 5000
+_ESRCH = 3
+_EPERM = 1
+
+
+def freeze(pid: int) -> Process:
+    """Stop every task of ``pid``, also those that are born meanwhile.
+
+    Raises Refused when the process does not exist, may not be traced or has a task that does not stop (then
+    all others have been let go again).
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise Refused("there is no such process", where=f"process {pid}") from None
+    tasks: dict[int, Tracee] = {}
+    try:
+        # A task is born from one that still runs; so when a look finds none that is new, none is left.
+        while new := sorted(set(_task_ids(pid)) - tasks.keys()):
+            for task in _stop(pid, new):
+                tasks[task.tid] = task
+            if not tasks:
+                raise Refused("the process ended before it could be frozen", where=f"process {pid}")
+    except BaseException:
+        for task in tasks.values():
+            _let_go(task)
+        os.close(pidfd)
+        raise
+    ordered = sorted(tasks.values(), key=lambda task: (task.tid != pid, task.tid))
+    return Process(pid, ordered, pidfd)
+
+
+def thaw(process: Process) -> None:
+    """Detach from every task; each goes on with the registers that it has, a group-stopped one stays so."""
+    for task in process.tasks:
+        _let_go(task)
+    os.close(process.pidfd)
+
+
+def end(process: Process) -> None:
+    """Kill the frozen process and wait until it has ended (its own parent still gets its status)."""
+    lib.lcr_syscall(_NR_PIDFD_SEND_SIGNAL, process.pidfd, 9, 0, 0, 0, 0)
+    status = ffi.new("int *")
+    for task in reversed(process.tasks):  # the leader's end is reported when all others are gone
+        while lib.lcr_wait(task.tid, status, 0) > 0 and (status[0] & 0xFF) == 0x7F:
+            pass
+    os.close(process.pidfd)
+
+
+_NR_PIDFD_SEND_SIGNAL = 424
+
+
+def _task_ids(pid: int) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _stop(pid: int, tids: list[int]) -> list[Tracee]:
+    numbers = ffi.new("int[]", tids)
+    status = ffi.new("int[]", len(tids))
+    lib.lcr_freeze(numbers, len(tids), tracee.O_TRACESYSGOOD, _STOP_TIMEOUT_MS, status)
+    stopped = [
+        Tracee(pid, tid, status[i]) for i, tid in enumerate(tids) if status[i] > 0 and _alive(status[i])
+    ]
+    refusal = None
+    for i, tid in enumerate(tids):
+        if status[i] == -_EPERM:
+            refusal = _why_not(pid, tid)
+        elif status[i] == 0:
+            refusal = Refused(
+                f"it did not stop within {_STOP_TIMEOUT_MS // 1000} s (uninterruptible sleep)",
+                where=f"task {tid} of process {pid}",
+                way_out="wait until the device or the child that it waits for answers, then try again",
+            )
+        elif status[i] < 0 and status[i] != -_ESRCH:
+            refusal = Refused(os.strerror(-status[i]), where=f"task {tid} of process {pid}")
+    try:
+        if refusal is not None:
+            raise refusal
+        return [task for task in stopped if _bring_to_event_stop(task)]
+    except BaseException:
+        for task in stopped:
+            _let_go(task)
+        raise
+
+
+def _alive(status: int) -> bool:
+    return (status & 0xFF) == 0x7F
+
+
+def _bring_to_event_stop(task: Tracee) -> bool:
+    """A signal may have come first: let it be delivered; the interrupt is reported right behind it."""
+    try:
+        while task.event != tracee.EVENT_STOP:
+            task.cont(task.stop_signal if task.event == 0 else 0)
+            task.wait()
+    except Gone:
+        return False
+    return True
+
+
+def _let_go(task: Tracee) -> None:
+    try:
+        if not task.stopped:
+            task.stop_again()
+        task.detach()
+    except Failed:
+        pass  # it has ended by itself: there is nothing to hand back
+
+
+def _why_not(pid: int, tid: int) -> Refused:
+    where = f"task {tid} of process {pid}"
+    tracer = 0
+    with open(f"/proc/{pid}/task/{tid}/status", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("TracerPid:"):
+                tracer = int(line.split()[1])
+    if tracer:
+        return Refused(
+            f"it is already traced by process {tracer}",
+            where=where,
+            way_out="end the debugger or strace there",
+        )
+    return Refused(
+        "the kernel does not allow to trace it",
+        where=where,
+        way_out="run livecr as root; see `livecr doctor` for what is missing",
+    )
