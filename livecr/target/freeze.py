@@ -11,11 +11,12 @@ import os
 
 from livecr._native import ffi, lib
 from livecr.errors import Failed, Refused
+from livecr.kernel import procfs
 from livecr.target import tracee
 from livecr.target.process import Process
 from livecr.target.tracee import Gone, Tracee
 
-__all__ = ["end", "freeze", "thaw"]
+__all__ = ["discard", "end", "freeze", "thaw"]
 
 _STOP_TIMEOUT_MS = 5000
 _ESRCH = 3
@@ -57,13 +58,23 @@ def thaw(process: Process) -> None:
 
 
 def end(process: Process) -> None:
-    """Kill the frozen process and wait until it has ended (its own parent still gets its status)."""
+    """Kill the frozen process and wait until it has ended. Its own parent, be it livecr, still gets its status."""
     lib.lcr_syscall(_NR_PIDFD_SEND_SIGNAL, process.pidfd, 9, 0, 0, 0, 0)
     status = ffi.new("int *")
+    ours = procfs.stat(process.pid)["ppid"] == os.getpid()
     for task in reversed(process.tasks):  # the leader's end is reported when all others are gone
+        if task is process.leader and ours:
+            os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WNOWAIT)
+            break
         while lib.lcr_wait(task.tid, status, 0) > 0 and (status[0] & 0xFF) == 0x7F:
             pass
     os.close(process.pidfd)
+
+
+def discard(process: Process) -> None:
+    """Kill a process of livecr's own making and reap it: nothing is left."""
+    end(process)
+    lib.lcr_wait(process.pid, ffi.new("int *"), 0)
 
 
 _NR_PIDFD_SEND_SIGNAL = 424

@@ -1,0 +1,186 @@
+"""What /proc/PID says: memory mappings, status, stat, descriptors, timers (proc(5)).
+
+Plain parsing of text that the kernel writes; nothing here is traced or changed. Called by kinds and target.
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = [
+    "Descriptor",
+    "Mapping",
+    "children",
+    "descriptors",
+    "link",
+    "mappings",
+    "namespace",
+    "posix_timers",
+    "read",
+    "stat",
+    "status",
+    "threads",
+]
+
+
+class Mapping:
+    """One VMA. ``flags``: the VmFlags of smaps ("rd", "wr", "gd" …); ``name``: of an anonymous VMA."""
+
+    __slots__ = ("device", "end", "flags", "inode", "name", "offset", "path", "perms", "start")
+
+    def __init__(
+        self, start: int, end: int, perms: str, offset: int, device: str, inode: int, path: str
+    ) -> None:
+        self.start = start
+        self.end = end
+        self.perms = perms  # "rwxp": as in maps
+        self.offset = offset  # bytes
+        self.device = device
+        self.inode = inode
+        self.path = path
+        self.flags: list[str] = []
+        self.name = path[6:-1] if path.startswith("[anon:") else ""
+
+    @property
+    def shared(self) -> bool:
+        """MAP_SHARED?"""
+        return self.perms[3] == "s"
+
+    def __repr__(self) -> str:
+        return f"{self.start:x}-{self.end:x} {self.perms} {self.path}"
+
+
+class Descriptor:
+    """One open descriptor as fdinfo shows it: ``pos`` and ``flags`` (O_*), other lines in ``lines``."""
+
+    __slots__ = ("fd", "flags", "lines", "mount", "pos", "target")
+
+    def __init__(self, fd: int, target: str, pos: int, flags: int, mount: int, lines: list[str]) -> None:
+        self.fd = fd
+        self.target = target  # what readlink says
+        self.pos = pos
+        self.flags = flags
+        self.mount = mount
+        self.lines = lines  # fdinfo, further lines
+
+
+def read(pid: int, name: str) -> bytes:
+    """The content of /proc/``pid``/``name``. Raises OSError."""
+    with open(f"/proc/{pid}/{name}", "rb") as file:
+        return file.read()
+
+
+def _text(pid: int, name: str) -> str:
+    return read(pid, name).decode("utf-8", "surrogateescape")
+
+
+def link(pid: int, name: str) -> str:
+    """Where the symbolic link /proc/``pid``/``name`` points."""
+    return os.readlink(f"/proc/{pid}/{name}")
+
+
+def namespace(pid: int, kind: str) -> str:
+    """The namespace of one kind ("pid", "mnt", …), as the kernel names it: ``pid:[4026531836]``."""
+    return os.readlink(f"/proc/{pid}/ns/{kind}")
+
+
+def threads(pid: int) -> list[int]:
+    """The TIDs of a process, ascending."""
+    return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+
+
+def children(pid: int) -> list[int]:
+    """The PIDs of its children."""
+    found: list[int] = []
+    for tid in threads(pid):
+        found.extend(int(word) for word in _text(pid, f"task/{tid}/children").split())
+    return found
+
+
+def mappings(pid: int, *, with_flags: bool = True) -> list[Mapping]:
+    """Every VMA, ascending; VmFlags only from smaps, which walks the page tables and so takes longer."""
+    found: list[Mapping] = []
+    for line in _text(pid, "smaps" if with_flags else "maps").splitlines():
+        if line.startswith("VmFlags:"):
+            found[-1].flags = line[8:].split()
+        elif line[0] in "0123456789abcdef" and "-" in line[:17]:
+            words = line.split(None, 5)
+            start, end = words[0].split("-")
+            path = _unescape(words[5]) if len(words) > 5 else ""
+            found.append(
+                Mapping(
+                    int(start, 16), int(end, 16), words[1], int(words[2], 16), words[3], int(words[4]), path
+                )
+            )
+    return found
+
+
+def _unescape(path: str) -> str:
+    # maps writes a newline in a path as \012, and nothing else specially (fs/proc/task_mmu.c, seq_file_path).
+    return path.replace("\\012", "\n")
+
+
+def status(pid: int, tid: int | None = None) -> dict[str, str]:
+    """The lines of /proc/PID/status, or of one task's, by their names."""
+    text = _text(pid, f"task/{tid}/status" if tid is not None else "status")
+    found = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        found[name] = value.strip()
+    return found
+
+
+def stat(pid: int) -> dict[str, int]:
+    """The fields of /proc/PID/stat that hold the process's place and its memory layout."""
+    text = _text(pid, "stat")
+    words = text[text.rindex(")") + 2 :].split()  # words[0] is field 3
+    return {name: int(words[number - 3]) for number, name in _STAT_FIELDS}
+
+
+# Number of the field in /proc/PID/stat, and its name in proc_pid_stat(5).
+_STAT_FIELDS = (
+    (4, "ppid"),
+    (5, "pgrp"),
+    (6, "session"),
+    (26, "startcode"),
+    (27, "endcode"),
+    (28, "startstack"),
+    (45, "start_data"),
+    (46, "end_data"),
+    (47, "start_brk"),
+    (48, "arg_start"),
+    (49, "arg_end"),
+    (50, "env_start"),
+    (51, "env_end"),
+)
+
+
+def descriptors(pid: int) -> list[Descriptor]:
+    """Every open descriptor, ascending by number."""
+    found = []
+    for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
+        pos = flags = mount = 0
+        rest = []
+        for line in _text(pid, f"fdinfo/{fd}").splitlines():
+            name, _, value = line.partition(":")
+            if name == "pos":
+                pos = int(value)
+            elif name == "flags":
+                flags = int(value, 8)
+            elif name == "mnt_id":
+                mount = int(value)
+            else:
+                rest.append(line)
+        found.append(Descriptor(fd, link(pid, f"fd/{fd}"), pos, flags, mount, rest))
+    return found
+
+
+def posix_timers(pid: int) -> list[dict[str, str]]:
+    """/proc/PID/timers: one dict a timer with "ID", "signal", "notify", "ClockID"."""
+    found: list[dict[str, str]] = []
+    for line in _text(pid, "timers").splitlines():
+        name, _, value = line.partition(":")
+        if name == "ID":
+            found.append({})
+        found[-1][name] = value.strip()
+    return found

@@ -1,0 +1,111 @@
+"""Building programs: batches of system calls that the engine makes in a target.
+
+A call's arguments are numbers; ``Result(i)`` stands for what call i of the same batch returned.
+"""
+
+from __future__ import annotations
+
+from livecr._native import ffi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["NR", "Program", "Result"]
+
+# Numbers of the system calls that livecr makes inside a target (arch/x86/entry/syscalls/syscall_64.tbl).
+NR = {
+    "close": 3,
+    "mmap": 9,
+    "mprotect": 10,
+    "munmap": 11,
+    "brk": 12,
+    "rt_sigaction": 13,
+    "rt_sigprocmask": 14,
+    "mremap": 25,
+    "madvise": 28,
+    "getitimer": 36,
+    "setitimer": 38,
+    "exit": 60,
+    "fcntl": 72,
+    "fchdir": 81,
+    "umask": 95,
+    "setpgid": 109,
+    "setsid": 112,
+    "setgroups": 116,
+    "setresuid": 117,
+    "setresgid": 119,
+    "setfsuid": 122,
+    "setfsgid": 123,
+    "capset": 126,
+    "rt_sigtimedwait": 128,
+    "rt_sigqueueinfo": 129,
+    "sigaltstack": 131,
+    "personality": 135,
+    "mlock": 149,
+    "prctl": 157,
+    "arch_prctl": 158,
+    "set_tid_address": 218,
+    "timer_create": 222,
+    "timer_settime": 223,
+    "timer_gettime": 224,
+    "timer_getoverrun": 225,
+    "timer_delete": 226,
+    "clock_gettime": 228,
+    "set_robust_list": 273,
+    "dup3": 292,
+    "preadv": 295,
+    "rt_tgsigqueueinfo": 297,
+    "mlock2": 325,
+    "rseq": 334,
+    "pidfd_open": 434,
+    "clone3": 435,
+    "close_range": 436,
+    "pidfd_getfd": 438,
+}
+
+_UNSIGNED = 0xFFFFFFFFFFFFFFFF
+
+
+class Result:
+    """What call ``index`` of the same program returned."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+class Program:
+    """A list of system calls to be made one after the other."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[str, tuple[int | Result, ...], bool]] = []
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def add(self, name: str, *args: int | Result, must: bool = True) -> Result:
+        """Append a call; ``must`` means that an error ends the program."""
+        self._calls.append((name, args, must))
+        return Result(len(self._calls) - 1)
+
+    def name(self, index: int) -> str:
+        """Which call stands at ``index``, for messages."""
+        return self._calls[index][0]
+
+    def native(self) -> Any:
+        """As ``struct lcr_call[]``."""
+        calls = ffi.new("struct lcr_call[]", len(self._calls))
+        for call, (name, args, must) in zip(calls, self._calls, strict=True):
+            call.nr = NR[name]
+            call.must = must
+            origin = call.origin
+            for i in range(6):
+                origin[i] = -1
+            for i, arg in enumerate(args):
+                if isinstance(arg, Result):
+                    origin[i] = arg.index
+                else:
+                    call.args[i] = arg & _UNSIGNED
+        return calls

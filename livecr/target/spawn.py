@@ -1,0 +1,240 @@
+"""An empty process with a chosen PID, on its way to become the program of an image.
+
+It starts as the seed (native/seed) and is emptied at once: what is left is one page with the engine and some
+scratch memory, at an address that is free in the image too. Every task of it is traced with
+PTRACE_O_EXITKILL: a half-built process dies with livecr.
+"""
+
+from __future__ import annotations
+
+import os
+
+from livecr._native import ffi, lib
+from livecr.errors import Failed
+from livecr.target import engine, freeze, tracee
+from livecr.target.engine import PAGE, free_range, inject, native_registers
+from livecr.target.process import Process
+from livecr.target.program import Program
+from livecr.target.tracee import Tracee
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+__all__ = ["Seed", "spawn"]
+
+SCRATCH_BYTES = 64 * PAGE
+_TASK_SIZE = 0x7FFFFFFFF000
+_OPTIONS = tracee.O_TRACESYSGOOD | tracee.O_TRACECLONE | tracee.O_TRACEEXEC | tracee.O_EXITKILL
+_CALL_OFFSET = 8
+
+_PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
+_MAP_PRIVATE_ANONYMOUS_FIXED = 0x100022  # MAP_FIXED_NOREPLACE
+_ALL_DESCRIPTORS = 0xFFFFFFFF
+
+# struct clone_args of <linux/sched.h>: the words that livecr uses, by their place.
+_CLONE_ARGS_WORDS = 11
+_CLONE_FLAGS, _CLONE_SET_TID, _CLONE_SET_TID_SIZE = 0, 8, 9
+# CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM: a thread.
+_THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
+
+# What failed, by the step that native/ext/spawn.c reports.
+_STEPS = (
+    "preparing",
+    "making a time namespace",
+    "clone3 with the chosen PID",
+    "seizing it",
+    "exec of the seed",
+)
+
+
+def spawn(pid: int, taken: list[tuple[int, int]], time_offsets: str | None) -> Seed:
+    """A new child of livecr with PID ``pid``, emptied. ``taken``: address ranges that the image will need.
+
+    ``time_offsets``: the text for timens_offsets of its own time namespace, or None to stay in ours. Raises
+    Failed; then nothing is left of it.
+    """
+    step = ffi.new("int *")
+    path = os.path.join(os.path.dirname(__file__), "..", "native", "seed")
+    seed_fd = _executable_copy(path)
+    try:
+        offsets = ffi.NULL if time_offsets is None else ffi.new("char[]", time_offsets.encode())
+        result = lib.lcr_spawn(pid, seed_fd, offsets, _OPTIONS, step)
+    finally:
+        os.close(seed_fd)
+    if result < 0:
+        raise Failed(f"{_STEPS[step[0]]}: {os.strerror(-result)}", where=f"process {pid}")
+    leader = Tracee(pid, pid, 0)
+    leader.stopped = True
+    seed = Seed(Process(pid, [leader], os.pidfd_open(pid)))
+    try:
+        seed.empty(taken)
+    except BaseException:
+        seed.discard()
+        raise
+    return seed
+
+
+def _executable_copy(path: str) -> int:
+    """The seed in a memfd, so that nothing on disk stays busy and no mount can forbid to execute it."""
+    fd = os.memfd_create("livecr-seed", os.MFD_CLOEXEC)
+    with open(path, "rb") as file:
+        os.write(fd, file.read())
+    return fd
+
+
+class Seed:
+    """The process being built. ``run`` makes calls in it, ``put`` hands bytes to the next ``run``."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.leader = process.leader
+        self._entry = 0
+        self._scratch = 0
+        self._used = 0
+        self._base: Any = None
+        self._our_pidfd = -1
+        self._fetched: dict[int, int] = {}
+
+    # -- making and unmaking -----------------------------------------------------------------------------
+
+    def empty(self, taken: list[tuple[int, int]]) -> None:
+        """Throw out all of the seed: descriptors and mappings; leave the engine at a place of its own."""
+        self.leader.cont_to_syscall()
+        self.leader.wait_for(signal=tracee.SYSCALL_STOP)  # the exit stop of execve
+        registers = self.leader.registers()
+        self._base = native_registers(registers)
+        self._entry = registers.rip  # the seed's first instruction is `syscall`
+        size = PAGE + SCRATCH_BYTES
+        here = free_range([*taken, (registers.rip & ~0xFFF, (registers.rip & ~0xFFF) + PAGE)], size)
+        program = Program()
+        program.add("close_range", 0, _ALL_DESCRIPTORS, 0)
+        program.add("munmap", here, size)  # the seed's stack or vDSO might be there
+        flags = _MAP_PRIVATE_ANONYMOUS_FIXED
+        program.add("mmap", here, PAGE, _PROT_READ | _PROT_EXEC, flags, -1, 0)
+        program.add("mmap", here + PAGE, SCRATCH_BYTES, _PROT_READ | _PROT_WRITE, flags, -1, 0)
+        self.run(program)
+        self.leader.write(here, engine.blob())
+        self._entry = here + _CALL_OFFSET
+        self._scratch = here + PAGE
+        program = Program()
+        program.add("munmap", 0, here)
+        program.add("munmap", here + size, _TASK_SIZE - here - size)
+        self.run(program)
+        self._engine_range = (here, here + size)
+
+    def discard(self) -> None:
+        """Kill it and wait until nothing is left."""
+        freeze.discard(self.process)
+
+    # -- calls in it -------------------------------------------------------------------------------------
+
+    def run(self, program: Program, task: Tracee | None = None) -> list[int]:
+        """Make the calls in ``task`` (the leader if None). What was put before is used up afterwards."""
+        self._used = 0
+        if not len(program):
+            return []
+        return inject(task or self.leader, self._entry, self._base, program)
+
+    def put(self, content: bytes) -> int:
+        """Place bytes in scratch memory for the next ``run``; their address there."""
+        at = self._scratch + self._used
+        if self._used + len(content) > SCRATCH_BYTES:
+            raise Failed(
+                f"{len(content)} bytes are too many to hand over at once", where=f"process {self.pid}"
+            )
+        if content:
+            self.leader.write(at, content)
+        self._used += len(content) + 15 & ~15
+        return at
+
+    def reset_scratch(self) -> None:
+        """Forget what was put, where ``run_each`` is used."""
+        self._used = 0
+
+    def room(self, size: int) -> int:
+        """The address of ``size`` zeroed bytes of scratch memory for the next ``run``."""
+        return self.put(bytes(size))
+
+    def fetch(self, fd: int) -> int:
+        """Give it our descriptor ``fd``; the number that it has there. Kept until ``drop_fetched``."""
+        if fd not in self._fetched:
+            program = Program()
+            if self._our_pidfd < 0:
+                program.add("pidfd_open", os.getpid(), 0)
+                (self._our_pidfd,) = self.run(program)
+                program = Program()
+            program.add("pidfd_getfd", self._our_pidfd, fd, 0)
+            (self._fetched[fd],) = self.run(program)
+        return self._fetched[fd]
+
+    def drop_fetched(self) -> None:
+        """Close every descriptor that it was given so far."""
+        program = Program()
+        program.add("close_range", 0, _ALL_DESCRIPTORS, 0)
+        self.run(program)
+        self._fetched.clear()
+        self._our_pidfd = -1
+
+    def run_each(self, tasks: list[Tracee], calls: Sequence[tuple[str, tuple[int, ...]]]) -> list[int]:
+        """One call in each of several tasks, all at the same time. Raises Failed for any that fails."""
+        program = Program()
+        for name, args in calls:
+            program.add(name, *args)
+        native = program.native()
+        tids = ffi.new("int[]", [task.tid for task in tasks])
+        result = lib.lcr_inject_each(tids, len(tasks), self._entry, self._base, native)
+        if result < 0:
+            raise Failed(f"ptrace: {os.strerror(-result)}", where=f"process {self.pid}")
+        results = [native[i].result for i in range(len(tasks))]
+        for (name, _), value in zip(calls, results, strict=True):
+            if -4096 < value < 0:
+                raise Failed(f"{name}: {os.strerror(-value)}", where=f"process {self.pid}")
+        return results
+
+    # -- threads -----------------------------------------------------------------------------------------
+
+    def add_thread(self, tid: int = 0) -> Tracee:
+        """A new thread, with a chosen TID unless 0, stopped before its first instruction."""
+        words = [0] * _CLONE_ARGS_WORDS
+        words[_CLONE_FLAGS] = _THREAD
+        if tid:
+            words[_CLONE_SET_TID] = self.put(tid.to_bytes(4, "little"))
+            words[_CLONE_SET_TID_SIZE] = 1
+        at = self.put(b"".join(word.to_bytes(8, "little") for word in words))
+        program = Program()
+        program.add("clone3", at, 8 * _CLONE_ARGS_WORDS)
+        (new,) = self.run(program)
+        task = Tracee(self.pid, new)
+        task.wait()
+        self.process.tasks.append(task)
+        return task
+
+    def end_thread(self, task: Tracee) -> None:
+        """Let a thread that was only a worker exit."""
+        program = Program()
+        program.add("exit", 0)
+        native = program.native()
+        lib.lcr_inject_exit(task.tid, self._entry, self._base, native)
+        self.process.tasks.remove(task)
+
+    # -- the end -----------------------------------------------------------------------------------------
+
+    @property
+    def entry(self) -> int:
+        """The address of its ``syscall`` instruction."""
+        return self._entry
+
+    @property
+    def base(self) -> Any:
+        """The registers that calls start from, ``struct lcr_regs *``."""
+        return self._base
+
+    def remove_engine(self, syscall_at: int) -> None:
+        """Unmap the engine and its scratch memory, by a ``syscall`` instruction of the program's own."""
+        start, end = self._engine_range
+        program = Program()
+        program.add("munmap", start, end - start)
+        inject(self.leader, syscall_at, self._base, program)

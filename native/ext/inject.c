@@ -1,0 +1,156 @@
+/* System calls in a stopped task, driven by ptrace: set registers, follow the call from entry to exit.
+   Every stop used is a syscall stop or PTRACE_EVENT_STOP, never a SIGTRAP: a tracee that is in one of these
+   when its tracer dies just goes on. */
+#include "declarations.inc"
+#include "ptrace.h"
+#include "inject.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+
+#define SYSCALL_STOP (SIGTRAP | 0x80)
+#define EVENT_STOP 128
+
+static void prepare(struct lcr_regs *regs, const struct lcr_regs *base, uint64_t entry, const struct lcr_call *call)
+{
+    *regs = *base;
+    regs->rip = entry;
+    regs->rax = (uint64_t)call->nr;
+    regs->orig_rax = (uint64_t)-1; /* nothing is to be restarted on resume */
+    regs->rdi = call->args[0];
+    regs->rsi = call->args[1];
+    regs->rdx = call->args[2];
+    regs->r10 = call->args[3];
+    regs->r8 = call->args[4];
+    regs->r9 = call->args[5];
+}
+
+static long set_registers(int tid, const struct lcr_regs *regs)
+{
+    return ptrace(PTRACE_SETREGS, tid, NULL, regs) < 0 ? -errno : 0;
+}
+
+/* Resume until the next syscall stop; whatever signal comes first is held back. */
+static long to_syscall_stop(int tid, uint64_t *deferred)
+{
+    for (;;) {
+        int status;
+        if (ptrace(PTRACE_SYSCALL, tid, NULL, NULL) < 0)
+            return -errno;
+        long result = lcr_wait(tid, &status, 0);
+        if (result < 0)
+            return result;
+        if (!WIFSTOPPED(status))
+            return -ESRCH;
+        int event = status >> 16, signal = WSTOPSIG(status);
+        if (event == 0 && signal == SYSCALL_STOP)
+            return 0;
+        if (event == 0 && deferred)
+            *deferred |= 1ULL << (signal - 1);
+    }
+}
+
+static long finish(int tid, struct lcr_call *call)
+{
+    struct lcr_regs regs;
+    if (ptrace(PTRACE_GETREGS, tid, NULL, &regs) < 0)
+        return -errno;
+    call->result = (int64_t)regs.rax;
+    return 0;
+}
+
+long lcr_inject(int tid, uint64_t entry, const struct lcr_regs *base, struct lcr_call *calls, size_t count,
+                uint64_t *deferred)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct lcr_regs regs;
+        for (int a = 0; a < 6; a++)
+            if (calls[i].origin[a] >= 0)
+                calls[i].args[a] = (uint64_t)calls[calls[i].origin[a]].result;
+        prepare(&regs, base, entry, &calls[i]);
+        long result = set_registers(tid, &regs);
+        for (int stop = 0; stop < 2 && result == 0; stop++) /* entry, exit */
+            result = to_syscall_stop(tid, deferred);
+        if (result == 0)
+            result = finish(tid, &calls[i]);
+        if (result < 0)
+            return result;
+        if (calls[i].must && calls[i].result < 0 && calls[i].result >= -4095)
+            return (long)i + 1;
+    }
+    return (long)count;
+}
+
+long lcr_inject_each(const int *tids, size_t count, uint64_t entry, const struct lcr_regs *base,
+                     struct lcr_call *calls)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct lcr_regs regs;
+        prepare(&regs, base, entry, &calls[i]);
+        long result = set_registers(tids[i], &regs);
+        if (result == 0)
+            result = to_syscall_stop(tids[i], NULL);
+        if (result < 0)
+            return result;
+    }
+    for (size_t i = 0; i < count; i++)
+        if (ptrace(PTRACE_SYSCALL, tids[i], NULL, NULL) < 0)
+            return -errno;
+    for (size_t i = 0; i < count; i++) {
+        int status;
+        long result = lcr_wait(tids[i], &status, 0);
+        if (result < 0)
+            return result;
+        if (!WIFSTOPPED(status))
+            return -ESRCH;
+        if (WSTOPSIG(status) != SYSCALL_STOP && (result = to_syscall_stop(tids[i], NULL)) < 0)
+            return result;
+        if ((result = finish(tids[i], &calls[i])) < 0)
+            return result;
+    }
+    return 0;
+}
+
+long lcr_interrupted_call(int tid, uint64_t entry, const struct lcr_regs *base, struct lcr_call *call,
+                          uint64_t *deferred)
+{
+    struct lcr_regs regs;
+    prepare(&regs, base, entry, call);
+    long result = set_registers(tid, &regs);
+    if (result == 0)
+        result = to_syscall_stop(tid, deferred);
+    if (result < 0)
+        return result;
+    if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0)
+        return -errno;
+    for (;;) {
+        int status;
+        if (ptrace(PTRACE_CONT, tid, NULL, NULL) < 0)
+            return -errno;
+        if ((result = lcr_wait(tid, &status, 0)) < 0)
+            return result;
+        if (!WIFSTOPPED(status))
+            return -ESRCH;
+        if (status >> 16 == EVENT_STOP)
+            return finish(tid, call);
+        if (status >> 16 == 0 && deferred)
+            *deferred |= 1ULL << (WSTOPSIG(status) - 1);
+    }
+}
+
+long lcr_inject_exit(int tid, uint64_t entry, const struct lcr_regs *base, struct lcr_call *call)
+{
+    struct lcr_regs regs;
+    int status;
+    prepare(&regs, base, entry, call);
+    long result = set_registers(tid, &regs);
+    if (result < 0)
+        return result;
+    if (ptrace(PTRACE_CONT, tid, NULL, NULL) < 0)
+        return -errno;
+    while ((result = lcr_wait(tid, &status, 0)) > 0 && WIFSTOPPED(status))
+        ptrace(PTRACE_CONT, tid, NULL, NULL);
+    return result < 0 ? result : 0;
+}

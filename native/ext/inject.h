@@ -1,0 +1,31 @@
+struct lcr_regs;
+
+/* One system call to be made in a traced task. args[i] is replaced by the result of an earlier call of the
+   same batch where origin[i] >= 0. */
+struct lcr_call {
+    int64_t nr;
+    uint64_t args[6];
+    int16_t origin[6];
+    int16_t must;       /* 0: any result will do; 1: an error (-4095..-1) ends the batch */
+    int64_t result;
+};
+
+/* Make `count` calls in the stopped task `tid`, whose instruction at `entry` is `syscall`; `base` are the
+   registers to start each from. deferred gets a bit (1 << signal-1) for each signal that came instead of a
+   syscall stop and was held back. Returns how many calls were made (a failed "must" is the last of them), or
+   -errno if ptrace failed, -ESRCH if the task ended. */
+long lcr_inject(int tid, uint64_t entry, const struct lcr_regs *base, struct lcr_call *calls, size_t count,
+                uint64_t *deferred);
+
+/* The same single call in several tasks at once: all are set going, then all are waited for. calls[i] is for
+   tids[i]. 0 or -errno. */
+long lcr_inject_each(const int *tids, size_t count, uint64_t entry, const struct lcr_regs *base,
+                     struct lcr_call *calls);
+
+/* From a stop to the entry stop of `call`, then interrupted, so that the call leaves at once by its restart
+   code; ends in PTRACE_EVENT_STOP. result: what the call returned. 0 or -errno. */
+long lcr_interrupted_call(int tid, uint64_t entry, const struct lcr_regs *base, struct lcr_call *call,
+                          uint64_t *deferred);
+
+/* exit(2) in a traced task that is not the last of its process; waits until it is gone. 0 or -errno. */
+long lcr_inject_exit(int tid, uint64_t entry, const struct lcr_regs *base, struct lcr_call *call);
