@@ -16,9 +16,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
-    import msgspec
+    from typing import Any, dataclass_transform
 
 __all__ = ["Record", "plain", "write_only"]
 
@@ -67,8 +65,11 @@ def _lean_record() -> type:
 
 if TYPE_CHECKING:
 
-    class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    @dataclass_transform(kw_only_default=True, frozen_default=True)
+    class Record:
         """A typed entry of the manifest."""
+
+        def __init_subclass__(cls, tag: str | None = None) -> None: ...
 
 
 def __getattr__(name: str) -> Any:
