@@ -1,0 +1,216 @@
+"""Restart blocks and sleepers of a thread group, read by the BPF task iterator of native/bpf/task.bpf.c.
+
+Relies on task iterators that can be limited to one thread group (Linux 6.1), bpf_loop (5.17), the kernel's
+own BTF, and CAP_BPF with CAP_PERFMON. Where any of it is missing, ``TaskIterator.open`` says so and the
+lesser deadline sources take over. Used by livecr.waits.deadlines and `livecr doctor`.
+
+``LIVECR_WITHOUT``, a comma list in the environment, switches deadline sources off, for tests and for
+diagnosing: ``bpf`` (all of this file), ``restart-block``, ``sleeper``, ``timer-list``, ``scheduler``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from struct import Struct
+
+from livecr._native import ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["SOURCES", "RestartBlock", "Sleeper", "TaskIterator", "TaskState", "Unavailable", "switched_off"]
+
+OBJECT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "native", "task.bpf.o")
+CACHE = "/run/livecr"
+
+#: What LIVECR_WITHOUT may name.
+SOURCES = ("bpf", "restart-block", "sleeper", "timer-list", "scheduler")
+
+# struct task_report of native/bpf/task.bpf.c.
+_REPORT = Struct("=II4Q 40s 2Q2I 3Q4I 3QI 3I2Q")
+_SLEEPER_HRTIMER, _SLEEPER_JIFFIES = 1, 2
+_ENOSPC = 28
+_CLOCK_MONOTONIC_COARSE = 6
+
+
+def switched_off(source: str) -> bool:
+    """Whether LIVECR_WITHOUT names ``source`` (``bpf`` switches restart-block and sleeper off too)."""
+    named = os.environ.get("LIVECR_WITHOUT", "").split(",")
+    return source in named or ("bpf" in named and source in ("restart-block", "sleeper"))
+
+
+class Unavailable(Exception):
+    """The iterator cannot be used here; the text says why."""
+
+
+class RestartBlock:
+    """struct restart_block of one task. ``function`` is the kernel function that goes on with the call.
+
+    Only the fields of the call that ``function`` belongs to hold anything. Times are ns on the host's clock,
+    not that of the task's time namespace.
+    """
+
+    __slots__ = (
+        *("function", "clockid", "rmtp", "expires_ns"),
+        *("uaddr", "val", "flags", "bitset", "time_ns", "uaddr2"),
+        *("ufds", "nfds", "has_timeout", "end_ns"),
+    )
+
+    if TYPE_CHECKING:
+        function: str
+        clockid: int
+        rmtp: int
+        expires_ns: int
+        uaddr: int
+        val: int
+        flags: int
+        bitset: int
+        time_ns: int
+        uaddr2: int
+        ufds: int
+        nfds: int
+        has_timeout: bool
+        end_ns: int
+
+    def __repr__(self) -> str:
+        return f"RestartBlock({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+
+
+class Sleeper:
+    """The timer that will wake a blocked task.
+
+    ``kind``: "hrtimer" or "jiffies" (a timer of the timer wheel). ``clockid``: the clock base. ``soft_ns``
+    is the time asked for and ``hard_ns`` the time with the task's timer slack, both on the host's clock.
+    ``uncertainty_ns``: 0, or one tick for jiffies.
+    """
+
+    __slots__ = ("clockid", "hard_ns", "kind", "soft_ns", "uncertainty_ns")
+
+    def __init__(self, kind: str, clockid: int, soft_ns: int, hard_ns: int, uncertainty_ns: int) -> None:
+        self.kind = kind
+        self.clockid = clockid
+        self.soft_ns = soft_ns
+        self.hard_ns = hard_ns
+        self.uncertainty_ns = uncertainty_ns
+
+    def __repr__(self) -> str:
+        return f"Sleeper({self.kind}, clockid={self.clockid}, soft_ns={self.soft_ns}, hard_ns={self.hard_ns})"
+
+
+class TaskState:
+    """One task as the iterator saw it.
+
+    ``state``: task->__state (0 is running). ``now_ns``: host CLOCK_MONOTONIC at that moment. ``slack_ns``:
+    the slack the kernel adds to this task's sleeps. ``exec_start_ns``: scheduler clock when it last ran.
+    ``switches``: how often it went to sleep or stopped (task->nvcsw, low 32 bits).
+    """
+
+    __slots__ = ("exec_start_ns", "now_ns", "restart", "slack_ns", "sleeper", "state", "switches", "tid")
+
+    def __init__(
+        self, tid: int, state: int, now_ns: int, slack_ns: int, exec_start_ns: int, switches: int
+    ) -> None:
+        self.tid = tid
+        self.state = state
+        self.now_ns = now_ns
+        self.slack_ns = slack_ns
+        self.exec_start_ns = exec_start_ns
+        self.switches = switches
+        self.restart: RestartBlock | None = None
+        self.sleeper: Sleeper | None = None
+
+    def __repr__(self) -> str:
+        return f"TaskState(tid={self.tid}, state={self.state:#x}, {self.restart!r}, {self.sleeper!r})"
+
+
+class TaskIterator:
+    """The loaded program; close it, or use it in a ``with``."""
+
+    def __init__(self, program: int) -> None:
+        self._program = program
+
+    @classmethod
+    def open(cls) -> TaskIterator:
+        """Load the program. Raises Unavailable with the reason."""
+        if switched_off("bpf"):
+            raise Unavailable("switched off by LIVECR_WITHOUT")
+        try:
+            built = os.stat(OBJECT)
+        except OSError as error:
+            raise Unavailable(f"{OBJECT}: {error.strerror}") from None
+        # The program relocated for one kernel fits only that kernel: keep it by boot.
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot_id:
+            key = f"task-{boot_id.read().strip()}-{built.st_size}-{built.st_mtime_ns}"
+        program = lib.lcr_bpf_open(OBJECT.encode(), CACHE.encode(), key.encode())
+        if program < 0:
+            said = ffi.string(lib.lcr_bpf_message()).decode(errors="replace")
+            raise Unavailable(f"{os.strerror(-program)}{f' ({said})' if said else ''}")
+        return cls(program)
+
+    def read(self, pid: int) -> dict[int, TaskState]:
+        """Every task of the thread group ``pid``, by TID. Raises Unavailable where the kernel cannot."""
+        room = 1024 * _REPORT.size
+        while True:
+            buffer = ffi.new("char[]", room)
+            got = lib.lcr_bpf_read(self._program, pid, buffer, room)
+            if got != -_ENOSPC:
+                break
+            room *= 4
+        if got < 0:
+            raise Unavailable(f"reading the iterator: {os.strerror(-got)}")
+        # The coarse clock resolves one tick (TICK_NSEC): the only place that tells HZ.
+        tick_ns = round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)
+        use_restart, use_sleeper = not switched_off("restart-block"), not switched_off("sleeper")
+        tasks = {}
+        for row in _REPORT.iter_unpack(ffi.buffer(buffer, got)):
+            task = _task_state(row, tick_ns)
+            if not use_restart:
+                task.restart = None
+            if not use_sleeper:
+                task.sleeper = None
+            tasks[task.tid] = task
+        return tasks
+
+    def close(self) -> None:
+        """Unload the program."""
+        if self._program >= 0:
+            lib.lcr_bpf_close(self._program)
+            self._program = -1
+
+    def __enter__(self) -> TaskIterator:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _task_state(row: tuple[Any, ...], tick_ns: int) -> TaskState:
+    tid, state, now_ns, jiffies, slack_ns, exec_start, name = row[:7]
+    kind, clockid, switches, soft, hard = row[22:27]
+    task = TaskState(tid, state, now_ns, slack_ns, exec_start, switches)
+    block = RestartBlock()
+    block.function = name.split(b"\0", 1)[0].decode()
+    block.rmtp, block.expires_ns, block.clockid = row[7:10]
+    block.uaddr, block.time_ns, block.uaddr2, block.val, block.flags, block.bitset, block.nfds = row[11:18]
+    block.ufds, seconds, nanoseconds, has_timeout = row[18:22]
+    block.has_timeout = bool(has_timeout)
+    block.end_ns = seconds * 1_000_000_000 + nanoseconds
+    if block.function:
+        task.restart = block
+    if kind:
+        task.sleeper = (
+            Sleeper("hrtimer", clockid, soft, hard, 0)
+            if kind == _SLEEPER_HRTIMER
+            else _jiffies_sleeper(soft, jiffies, now_ns, tick_ns)
+        )
+    return task
+
+
+def _jiffies_sleeper(expires: int, jiffies: int, now_ns: int, tick_ns: int) -> Sleeper:
+    """timer->expires is the low word of jiffies_64; within the current tick the phase is not known."""
+    ticks = (expires - jiffies) & 0xFFFFFFFFFFFFFFFF
+    ticks -= (1 << 64) if ticks >> 63 else 0
+    deadline_ns = now_ns + ticks * tick_ns
+    return Sleeper("jiffies", 1, deadline_ns, deadline_ns, tick_ns)

@@ -1,0 +1,250 @@
+"""Registers, restart block and deadline become a Wait: what a task was blocked in, and what it takes to be
+so again.
+
+Relies on the registers of a ptrace stop on the signal-delivery path (see restart) and, for a task that was
+stopped and continued earlier and so sits in restart_syscall, on the restart function or on the instructions
+before its `syscall`. Used by the checkpoint after the freeze; live.py is for before.
+"""
+
+from __future__ import annotations
+
+from livecr.errors import Failed, Obstacle, Refused
+from livecr.image.record import Record
+from livecr.kernel import clock
+from livecr.waits import catalog
+from livecr.waits.deadlines import deadlines, restart_kind
+from livecr.waits.restart import EINTR, NR_RESTART_SYSCALL, how, interrupted_call
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from livecr.kernel.bpf import RestartBlock
+    from livecr.target.tracee import Registers
+    from livecr.waits.catalog import Call
+    from livecr.waits.deadlines import Deadline, Evidence, ReadMemory
+
+__all__ = [
+    *("WAIT_FOR_IT", "Wait", "belongs", "classify", "classify_all", "clock_obstacle", "first_call"),
+]
+
+
+class Wait(Record):
+    """One task's blocked system call.
+
+    ``call``, ``name``, ``arguments`` (6, unsigned): the call as the program made it. ``restart_code``: what
+    was in rax. ``how``: "redo" (the kernel makes it again by itself), "rearm" (its restart block must be
+    made first) or "eintr" (it ended; it must be made again from outside). ``restarted``: the task sat in
+    restart_syscall, not in the call itself. ``clock``, ``deadline_ns`` (on the program's clock, that is the
+    host's plus the time namespace's offset) and ``remaining_ns`` (when it was frozen, not below 0) are None
+    for a call without timeout. ``absolute``: the program gave a point in time. ``source`` and
+    ``uncertainty_ns``: where the deadline was read and by how much it may be off; ``disagreement_ns``: by
+    how much two exact sources differed, 0 normally. The rest is the restart block's, where it was read:
+    ``kind`` ("nanosleep", "futex", "poll" or ""), ``rmtp`` of nanosleep, ``uaddr``, ``val``, ``flags``,
+    ``bitset`` of futex, ``ufds``, ``nfds`` of poll.
+    """
+
+    call: int
+    name: str
+    arguments: list[int]
+    restart_code: int
+    how: str
+    restarted: bool = False
+    clock: int | None = None
+    deadline_ns: int | None = None
+    remaining_ns: int | None = None
+    absolute: bool = False
+    source: str = ""
+    uncertainty_ns: int = 0
+    disagreement_ns: int = 0
+    kind: str = ""
+    rmtp: int = 0
+    uaddr: int = 0
+    val: int = 0
+    flags: int = 0
+    bitset: int = 0
+    ufds: int = 0
+    nfds: int = 0
+
+
+#: The way out where a call is not known or not supported.
+WAIT_FOR_IT = "wait until the call has returned, then try again"
+
+
+def classify_all(
+    tasks: Iterable[tuple[int, Registers]], evidence: Evidence, read_memory: ReadMemory
+) -> dict[int, Wait]:
+    """The waits of many tasks by TID; those in no call are left out. Raises Refused that names every
+    obstacle."""
+    waits: dict[int, Wait] = {}
+    obstacles = []
+    for tid, registers in tasks:
+        try:
+            wait = classify(tid, registers, evidence, read_memory)
+        except Refused as refused:
+            obstacles.append(Obstacle(refused.where, refused.what, refused.way_out))
+            continue
+        if wait is not None:
+            waits[tid] = wait
+    if obstacles:
+        raise Refused.because(obstacles)
+    return waits
+
+
+def classify(tid: int, registers: Registers, evidence: Evidence, read_memory: ReadMemory) -> Wait | None:
+    """What the frozen task was blocked in, None if in nothing.
+
+    ``read_memory(address, size)`` reads the program's memory and raises Failed where nothing is mapped.
+    Raises Refused, with the task and the call named, for a call that livecr does not know how to enter
+    again.
+    """
+    code = interrupted_call(registers)
+    number = registers.call()
+    if code is None:
+        if registers.result() != EINTR or number not in catalog.CATALOG:
+            return None
+        # EINTR with nothing delivered: ours, if the call is one that a freeze ends.
+        if EINTR not in catalog.CATALOG[number].codes and not evidence.slept_until_frozen(tid):
+            return None
+        code = EINTR
+    where = f"task {tid} of process {evidence.pid}"
+    arguments = list(registers.arguments())
+    block = evidence.restart_block(tid) if how(code) == "rearm" else None
+    restarted = number == NR_RESTART_SYSCALL
+    if restarted:
+        number = first_call(block, arguments, registers.rip, read_memory, where)
+    _refuse_function(block, where)
+    call = catalog.CATALOG.get(number)
+    if call is None:
+        name = catalog.call_name(number)
+        raise Refused(f"it waits in {name}, which livecr does not know", where=where, way_out=WAIT_FOR_IT)
+    obstacle = clock_obstacle(call, arguments, where)
+    if obstacle is not None:
+        raise Refused(obstacle.object, where=obstacle.task, way_out=obstacle.way_out)
+    if block is not None and not belongs(block, number):
+        block = None
+    found = deadlines(tid, call, arguments, evidence, read_memory, block=block, restarted=restarted)
+    return _wait(call, arguments, code, restarted, found, block, evidence)
+
+
+def first_call(
+    block: RestartBlock | None, arguments: list[int], rip: int, read_memory: ReadMemory, where: str
+) -> int:
+    """Which call a task in restart_syscall was first blocked in. Raises Refused when nothing tells.
+
+    ``rip``: the address behind its `syscall`; before that mostly stands `mov $number,%eax`.
+    """
+    _refuse_function(block, where)
+    possible = catalog.RESTART_FUNCTIONS.get(block.function, ("", (), ""))[1] if block is not None else ()
+    if len(possible) == 1:
+        return possible[0]
+    try:
+        code = read_memory(rip - 7, 7)
+    except Failed:
+        code = b""
+    if len(code) == 7 and code[0] == 0xB8 and code[5:] == b"\x0f\x05":
+        number = int.from_bytes(code[1:5], "little")
+        if number != NR_RESTART_SYSCALL and (not possible or number in possible):
+            return number
+    if block is not None and possible == (230, 35):
+        # The two differ in where rmtp stands, which the block has too; and clock ids are small numbers.
+        is_clock = arguments[0] in clock.CLOCKS and arguments[3] == block.rmtp
+        return 230 if is_clock else 35
+    raise Refused(
+        "it sits in restart_syscall, and nothing tells which call that goes on with",
+        where=where,
+        way_out="let `livecr doctor` say why BPF cannot be used, or " + WAIT_FOR_IT,
+    )
+
+
+def belongs(block: RestartBlock, number: int) -> bool:
+    """Whether the restart block can be that of this call."""
+    return number in catalog.RESTART_FUNCTIONS.get(block.function, ("", (), ""))[1]
+
+
+def _refuse_function(block: RestartBlock | None, where: str) -> None:
+    if block is None:
+        return
+    known = catalog.RESTART_FUNCTIONS.get(block.function)
+    if known is None:
+        raise Refused(
+            f"it waits in a call that {block.function} goes on with, which livecr does not know",
+            where=where,
+            way_out=WAIT_FOR_IT,
+        )
+    if known[2]:
+        raise Refused(f"it is in {known[2]}, not supported", where=where, way_out=WAIT_FOR_IT)
+
+
+_SUPPORTED_CLOCKS = (clock.REALTIME, clock.MONOTONIC, clock.BOOTTIME, clock.TAI)
+
+
+def clock_obstacle(call: Call, arguments: list[int], where: str) -> Obstacle | None:
+    """A timeout on a clock that livecr cannot bring back."""
+    if call.timeout is None or arguments[call.timeout] == 0:
+        return None
+    clock_id = call.clock_of(arguments)
+    if clock_id in _SUPPORTED_CLOCKS:
+        return None
+    return Obstacle(where, f"{call.name} on {clock.clock_name(clock_id)} is not supported", WAIT_FOR_IT)
+
+
+def _wait(
+    call: Call,
+    arguments: list[int],
+    code: int,
+    restarted: bool,
+    found: list[Deadline],
+    block: RestartBlock | None,
+    evidence: Evidence,
+) -> Wait:
+    kind = restart_kind(block)
+    fields: dict[str, Any] = {}
+    if block is not None:
+        fields = {name: getattr(block, name) for name in _FIELDS_OF_KIND.get(kind, ())}
+    if found:
+        best = found[0]
+        offset_ns = evidence.offsets.get(clock.SHIFTED.get(best.clock, -1), 0)
+        fields |= {
+            "clock": best.clock,
+            "deadline_ns": best.host_ns + offset_ns,
+            "remaining_ns": max(0, best.host_ns - evidence.now_ns[best.clock]),
+            "absolute": call.is_absolute(arguments),
+            "source": best.source,
+            "uncertainty_ns": best.uncertainty_ns,
+            "disagreement_ns": _disagreement_ns(found),
+        }
+    return Wait(
+        call=call.number,
+        name=call.name,
+        arguments=arguments,
+        restart_code=code,
+        how=how(code),
+        restarted=restarted,
+        kind=kind,
+        **fields,
+    )
+
+
+#: What a restart block holds, by its kind.
+_FIELDS_OF_KIND = {
+    "nanosleep": ("rmtp",),
+    "futex": ("uaddr", "val", "flags", "bitset"),
+    "poll": ("ufds", "nfds"),
+}
+
+#: What a sleeper may differ by from what it was asked for: the kernel adds the task's slack when it restarts
+#: a sleep.
+_SLACK_NS = 1_000_000
+
+
+def _disagreement_ns(found: list[Deadline]) -> int:
+    """By how much the best source and the next measured one differ, beyond what either may be off."""
+    best = found[0]
+    worst = 0
+    for other in found[1:]:
+        if other.clock == best.clock and other.source in ("sleeper", "timer-list"):
+            allowed = best.uncertainty_ns + other.uncertainty_ns + _SLACK_NS
+            worst = max(worst, abs(other.host_ns - best.host_ns) - allowed)
+    return max(0, worst)

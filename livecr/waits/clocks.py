@@ -1,0 +1,57 @@
+"""The program's clocks: when it was frozen, and the time namespace in which its time goes on from there.
+
+The relative time model: CLOCK_MONOTONIC and CLOCK_BOOTTIME of a restored program continue from the freeze, so
+deadlines that it keeps in its own memory stay right as well. Relies on time_namespaces(7). CLOCK_REALTIME is
+never touched.
+"""
+
+from __future__ import annotations
+
+from livecr.image.record import Record
+from livecr.kernel import clock
+
+__all__ = ["Instant", "ProgramTime"]
+
+_NS = 1_000_000_000
+
+
+class Instant(Record):
+    """One moment on the program's own clocks, in ns (that is with the offsets of its time namespace)."""
+
+    monotonic_ns: int
+    boottime_ns: int
+    realtime_ns: int
+
+
+class ProgramTime:
+    """What the clocks of a restored program say: the host's, shifted so that they went on at ``frozen_at``."""
+
+    def __init__(self, frozen_at: Instant, *, namespace: bool = True) -> None:
+        """Without a time ``namespace`` the program's clocks are the host's, and only its waits are shifted."""
+        self._frozen_at = frozen_at
+        now = {c: clock.host_now_ns(c) for c in (clock.MONOTONIC, clock.BOOTTIME)}
+        self._resumed_ns = now[clock.MONOTONIC]
+        self.offsets = (
+            {
+                clock.MONOTONIC: frozen_at.monotonic_ns - now[clock.MONOTONIC],
+                clock.BOOTTIME: frozen_at.boottime_ns - now[clock.BOOTTIME],
+            }
+            if namespace
+            else None
+        )
+
+    def namespace_text(self) -> str | None:
+        """For /proc/PID/timens_offsets: seconds and nanoseconds, the latter never negative."""
+        if self.offsets is None:
+            return None
+        monotonic = divmod(self.offsets[clock.MONOTONIC], _NS)
+        boottime = divmod(self.offsets[clock.BOOTTIME], _NS)
+        return f"monotonic {monotonic[0]} {monotonic[1]}\nboottime {boottime[0]} {boottime[1]}\n"
+
+    def elapsed_ns(self) -> int:
+        """How much time has passed for the program since it was frozen."""
+        return clock.host_now_ns(clock.MONOTONIC) - self._resumed_ns
+
+    def is_shifted(self, clock_id: int) -> bool:
+        """Whether this clock goes on from the freeze, so that a deadline on it still stands."""
+        return self.offsets is not None and clock_id in clock.SHIFTED

@@ -1,0 +1,253 @@
+"""What a running program waits in, seen without stopping it.
+
+Relies on /proc/PID/task/TID/syscall (the call that a blocked task is in, with its arguments), /proc/PID/mem
+and the deadline sources. Used before a freeze, to refuse what a freeze would harm, and by `livecr waits`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from livecr._native import ffi, lib
+from livecr.errors import Failed, Obstacle, Refused
+from livecr.kernel import clock
+from livecr.kernel.bpf import TaskIterator, Unavailable
+from livecr.waits import catalog
+from livecr.waits.classify import belongs, clock_obstacle, first_call
+from livecr.waits.deadlines import Evidence, deadlines
+from livecr.waits.restart import NR_RESTART_SYSCALL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from livecr.waits.catalog import Call
+    from livecr.waits.deadlines import Deadline
+
+__all__ = ["LiveWait", "live_waits", "obstacles_before_freeze", "waiting_calls"]
+
+_EINTR_WAY_OUT = "a freeze would end this call with EINTR: try again while no task is in it"
+
+
+class Blocked:
+    """A line of /proc/PID/task/TID/syscall. ``number`` is -1 for a task blocked outside of any call."""
+
+    __slots__ = ("arguments", "number", "rip")
+
+    def __init__(self, number: int, arguments: list[int], rip: int) -> None:
+        self.number = number
+        self.arguments = arguments
+        self.rip = rip
+
+
+def _blocked(pid: int) -> dict[int, Blocked | None]:
+    """Every task by TID; None for one that runs. Raises Refused when the process is gone."""
+    tasks: dict[int, Blocked | None] = {}
+    try:
+        tids = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        raise Refused("there is no such process", where=f"process {pid}") from None
+    for tid in tids:
+        try:
+            with open(f"/proc/{pid}/task/{tid}/syscall", encoding="ascii") as file:
+                words = file.read().split()
+        except PermissionError:
+            raise Refused(
+                "the kernel does not tell what it waits in",
+                where=f"process {pid}",
+                way_out="run livecr as root",
+            ) from None
+        except OSError:
+            continue  # it has just ended
+        if len(words) == 9:
+            tasks[tid] = Blocked(int(words[0]), [int(word, 16) for word in words[1:7]], int(words[8], 16))
+        else:
+            tasks[tid] = Blocked(-1, [0] * 6, 0) if words[:1] == ["-1"] else None
+    return tasks
+
+
+def waiting_calls(pid: int) -> dict[int, int]:
+    """TID -> number of the system call that it is blocked in now (219 in restart_syscall)."""
+    return {tid: task.number for tid, task in _blocked(pid).items() if task is not None and task.number >= 0}
+
+
+# -- what a freeze would harm -------------------------------------------------------------------------------
+
+
+def obstacles_before_freeze(pid: int) -> list[Obstacle]:
+    """Every task in a call that a mere freeze would end with EINTR, or that cannot be entered again."""
+    obstacles = []
+    for tid, task in _blocked(pid).items():
+        # A call that is not in the catalog is seldom blocked in: whether it is, the freeze will tell.
+        call = catalog.CATALOG.get(task.number) if task is not None else None
+        if task is None or call is None:
+            continue
+        where = f"task {tid} of process {pid}"
+        if call.how == "eintr":
+            obstacles.append(Obstacle(where, f"it waits in {call.name}", _EINTR_WAY_OUT))
+        elif call.socket_option and _socket_timeout(pid, task.arguments[0], call.socket_option):
+            name = "SO_RCVTIMEO" if call.socket_option == catalog.SO_RCVTIMEO else "SO_SNDTIMEO"
+            text = f"it waits in {call.name} on fd {task.arguments[0]}, a socket with {name} set"
+            obstacles.append(Obstacle(where, text, _EINTR_WAY_OUT))
+        elif (obstacle := clock_obstacle(call, task.arguments, where)) is not None:
+            obstacles.append(obstacle)
+    return obstacles
+
+
+_NR_PIDFD_GETFD = 438
+_NR_GETSOCKOPT = 55
+_SOL_SOCKET = 1
+
+
+def _socket_timeout(pid: int, fd: int, option: int) -> bool:
+    """Whether the descriptor is a socket on which this timeout is set."""
+    try:
+        if not os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:"):
+            return False
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    duplicate = lib.lcr_syscall(_NR_PIDFD_GETFD, pidfd, fd, 0, 0, 0, 0)
+    os.close(pidfd)
+    if duplicate < 0:
+        return False
+    value = ffi.new("int64_t[2]")  # struct timeval
+    length = ffi.new("int *", 16)
+    pointers = (int(ffi.cast("uintptr_t", value)), int(ffi.cast("uintptr_t", length)))
+    result = lib.lcr_syscall(_NR_GETSOCKOPT, duplicate, _SOL_SOCKET, option, *pointers, 0)
+    os.close(duplicate)
+    return bool(result == 0 and (value[0] or value[1]))
+
+
+# -- what is shown ------------------------------------------------------------------------------------------
+
+
+class LiveWait:
+    """What one task does now.
+
+    ``call``: the call's name, "running", or "blocked" outside of any call. ``on``: what it waits for, in
+    words. ``clock``, ``deadline_ns`` (on the program's clock), ``remaining_ns``: None without timeout.
+    ``source``, ``uncertainty_ns``: where the deadline was read and by how much it may be off.
+    """
+
+    __slots__ = (
+        *("call", "clock", "comm", "deadline_ns", "on", "remaining_ns", "source", "tid", "uncertainty_ns"),
+    )
+
+    def __init__(self, tid: int, comm: str, call: str, on: str = "") -> None:
+        self.tid = tid
+        self.comm = comm
+        self.call = call
+        self.on = on
+        self.clock: int | None = None
+        self.deadline_ns: int | None = None
+        self.remaining_ns: int | None = None
+        self.source = ""
+        self.uncertainty_ns = 0
+
+    def __repr__(self) -> str:
+        return f"LiveWait({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+
+
+def live_waits(pid: int, iterator: TaskIterator | None = None) -> list[LiveWait]:
+    """Every task of a running program, which is not stopped and does not notice.
+
+    ``iterator``: one that is already open; else one is opened, if BPF is to be had. Raises Refused when there
+    is no such process or the kernel does not let us look.
+    """
+    if iterator is None:
+        try:
+            with TaskIterator.open() as opened:
+                return _look(pid, opened)
+        except Unavailable:
+            pass
+    return _look(pid, iterator)
+
+
+def _look(pid: int, iterator: TaskIterator | None) -> list[LiveWait]:
+    tasks = _blocked(pid)
+    try:
+        evidence = Evidence.before_freeze(pid, iterator)
+    except (FileNotFoundError, ProcessLookupError):
+        raise Refused("the process ended", where=f"process {pid}") from None
+    return [_live_wait(pid, tid, task, evidence) for tid, task in tasks.items()]
+
+
+def _live_wait(pid: int, tid: int, task: Blocked | None, evidence: Evidence) -> LiveWait:
+    comm = _comm(pid, tid)
+    if task is None or task.number < 0:
+        return LiveWait(tid, comm, "running" if task is None else "blocked")
+
+    def read_memory(address: int, size: int) -> bytes:
+        return _read_memory(pid, address, size)
+
+    number, block = task.number, evidence.restart_block(tid)
+    restarted = number == NR_RESTART_SYSCALL
+    if restarted:
+        try:
+            number = first_call(block, task.arguments, task.rip, read_memory, f"task {tid}")
+        except Refused:
+            return LiveWait(tid, comm, "restart_syscall")
+    call = catalog.CATALOG.get(number)
+    if call is None:
+        return LiveWait(tid, comm, catalog.call_name(number))
+    wait = LiveWait(tid, comm, call.name, _on(pid, call, task.arguments))
+    # Outside of restart_syscall the block is a remainder of some earlier call.
+    own = block if restarted and block is not None and belongs(block, number) else None
+    found = deadlines(tid, call, task.arguments, evidence, read_memory, block=own, restarted=restarted)
+    if found:
+        _fill_in(wait, found[0], evidence)
+    return wait
+
+
+def _fill_in(wait: LiveWait, deadline: Deadline, evidence: Evidence) -> None:
+    wait.clock = deadline.clock
+    wait.deadline_ns = deadline.host_ns + evidence.offsets.get(clock.SHIFTED.get(deadline.clock, -1), 0)
+    wait.source = deadline.source
+    wait.uncertainty_ns = deadline.uncertainty_ns
+    if deadline.clock in evidence.now_ns:
+        wait.remaining_ns = max(0, deadline.host_ns - evidence.now_ns[deadline.clock])
+
+
+#: Names in the catalog of arguments that are the descriptor waited for.
+_DESCRIPTORS = ("fd", "epfd", "fd_in", "fdin", "in_fd", "mqdes")
+
+
+def _on(pid: int, call: Call, arguments: list[int]) -> str:
+    for name, value in zip(call.arguments, arguments, strict=False):
+        if name in _DESCRIPTORS:
+            fd = value & 0xFFFFFFFF
+            try:
+                return f"fd {fd} -> {os.readlink(f'/proc/{pid}/fd/{fd}')}"
+            except OSError:
+                return f"fd {fd}"
+        if name == "uaddr":
+            return f"futex {value:#x}"
+        if name in ("nfds", "nr_futexes"):
+            return f"{value} {'descriptors' if name == 'nfds' else 'futexes'}"
+        if name == "upid":
+            pid_or_any = value & 0xFFFFFFFF
+            return "any child" if pid_or_any == 0xFFFFFFFF else f"child {pid_or_any}"
+    if call.timeout is not None and arguments[call.timeout]:
+        return clock.clock_name(call.clock_of(arguments))
+    return ""
+
+
+def _comm(pid: int, tid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/task/{tid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return "?"
+
+
+def _read_memory(pid: int, address: int, size: int) -> bytes:
+    try:
+        fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            content = os.pread(fd, size, address)
+        finally:
+            os.close(fd)
+    except (OSError, OverflowError) as error:
+        raise Failed(f"memory at {address:#x}: {error}", where=f"process {pid}") from None
+    if len(content) != size:
+        raise Failed(f"memory at {address:#x} cannot be read", where=f"process {pid}")
+    return content

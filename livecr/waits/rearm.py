@@ -1,0 +1,96 @@
+"""Put a task back inside the call that it was blocked in.
+
+A call that left -ERESTART_RESTARTBLOCK is made again with the time that it has left, while an interrupt is
+pending: the kernel arms the task's own restart block and leaves at once. With the program's registers back and
+rax = -516, the kernel's own restart code then goes on with that block (arch/x86/kernel/signal.c). All other
+restart codes need nothing: the kernel makes the call again from the registers alone.
+"""
+
+from __future__ import annotations
+
+import time
+
+from livecr._native import ffi, lib
+from livecr.kernel import clock
+from livecr.waits.restart import ERESTART_RESTARTBLOCK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from livecr.target.spawn import Seed
+    from livecr.target.tracee import Registers, Tracee
+    from livecr.waits.classify import Wait
+    from livecr.waits.clocks import ProgramTime
+
+__all__ = ["rearm", "remaining_ns"]
+
+_NS = 1_000_000_000
+_MS = 1_000_000
+_MILLISECONDS_MAX = 0x7FFFFFFF
+
+
+def remaining_ns(wait: Wait, now: ProgramTime) -> int:
+    """What the wait has left now; 0 when it is over. Time counts from the freeze on the program's own clocks."""
+    assert wait.remaining_ns is not None
+    if wait.absolute and wait.clock not in clock.SHIFTED and wait.deadline_ns is not None:
+        return max(0, wait.deadline_ns - clock.host_now_ns(wait.clock or 0))
+    return max(0, wait.remaining_ns - now.elapsed_ns())
+
+
+def rearm(wait: Wait, registers: Registers, seed: Seed, task: Tracee, now: ProgramTime) -> Registers:
+    """Arm the restart block of ``task`` again. Returns the registers to resume it with.
+
+    These are the saved ones, or, if the call has come to its end meanwhile, those that say so. The task is
+    left in PTRACE_EVENT_STOP.
+    """
+    if wait.how != "rearm":
+        task.stop_again()
+        return registers
+    result = _interrupted_call(wait, seed, task, now)
+    if result == ERESTART_RESTARTBLOCK:
+        return registers
+    return registers.copy(rax=result, orig_rax=-1)
+
+
+def _interrupted_call(wait: Wait, seed: Seed, task: Tracee, now: ProgramTime) -> int:
+    call = ffi.new("struct lcr_call *")
+    call.nr = wait.call
+    arguments = list(wait.arguments)
+    timeout = _TIMEOUT_ARGUMENT.get(wait.name)
+    seed.reset_scratch()
+    if wait.remaining_ns is not None and timeout is not None:
+        if wait.name == "poll":
+            arguments[timeout] = _milliseconds(wait, now)
+        else:
+            arguments[timeout] = seed.put(_timespec(_given(wait, now)))
+    for i, value in enumerate(arguments):
+        call.args[i] = value
+    deferred = ffi.new("uint64_t *")
+    result = lib.lcr_interrupted_call(task.tid, seed.entry, seed.base, call, deferred)
+    if result < 0:
+        task.fail(-result, f"entering {wait.name} again")
+    task.stopped = True
+    return int(call.result)
+
+
+# Which argument is the timeout, of the calls that have restart blocks.
+_TIMEOUT_ARGUMENT = {"nanosleep": 0, "clock_nanosleep": 2, "poll": 2, "futex": 3}
+
+
+def _given(wait: Wait, now: ProgramTime) -> int:
+    """The timeout to hand over: what is left, or for an absolute one the point in time."""
+    if not wait.absolute or wait.deadline_ns is None:
+        return remaining_ns(wait, now)
+    if wait.clock in clock.SHIFTED and not now.is_shifted(wait.clock):
+        return clock.host_now_ns(wait.clock) + remaining_ns(wait, now)
+    return wait.deadline_ns
+
+
+def _timespec(ns: int) -> bytes:
+    seconds, rest = divmod(ns, _NS)
+    return seconds.to_bytes(8, "little") + rest.to_bytes(8, "little")
+
+
+def _milliseconds(wait: Wait, now: ProgramTime) -> int:
+    """poll(2) takes whole milliseconds: wait out the fraction here, so that no wait comes out longer."""
+    time.sleep(remaining_ns(wait, now) % _MS / _NS)
+    return min(-(-remaining_ns(wait, now) // _MS), _MILLISECONDS_MAX)
