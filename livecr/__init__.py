@@ -1,1 +1,59 @@
-"""livecr: a live-process checkpointer for x86-64 Linux."""
+"""livecr: a live-process checkpointer for x86-64 Linux.
+
+    done = livecr.checkpoint(pid, "job.livecr", leave_running=True)
+    again = livecr.restore("job.livecr")
+    content = livecr.inspect("job.livecr")
+    for wait in livecr.waits(pid): ...
+
+Results are typed; everything that can go wrong is a LivecrError: UsageError, Refused, Failed, BadImage.
+"""
+
+from __future__ import annotations
+
+from livecr.errors import BadImage, Failed, LivecrError, Refused, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from livecr.checkpoint import Checkpoint
+    from livecr.content import Content
+    from livecr.restore import Restored
+    from livecr.waits.live import LiveWait
+
+__all__ = [
+    *("BadImage", "Failed", "LivecrError", "Refused", "UsageError"),
+    *("checkpoint", "inspect", "restore", "waits"),
+]
+
+
+def checkpoint(pid: int, image: str | None = None, *, leave_running: bool = False) -> Checkpoint:
+    """Write the running process ``pid`` to the directory ``image`` (default ./COMM-PID.livecr) and end it.
+
+    With ``leave_running`` it runs on. Raises Refused (nothing was touched) or Failed (it runs on unharmed).
+    """
+    from livecr.checkpoint import checkpoint as act
+
+    return act(pid, image, leave_running=leave_running)
+
+
+def restore(image: str) -> Restored:
+    """Make the process of ``image`` live again, as a child of the caller.
+
+    Raises BadImage, Refused (nothing was made) or Failed (nothing is left of what was made).
+    """
+    from livecr.restore import restore as act
+
+    return act(image)
+
+
+def inspect(image: str) -> Content:
+    """What is in ``image``, every byte of which has been checked. Raises BadImage."""
+    from livecr.restore import read
+
+    return read(image)
+
+
+def waits(pid: int) -> list[LiveWait]:
+    """What each task of a running process is blocked in, found without stopping it. Raises Refused."""
+    from livecr.waits.live import live_waits
+
+    return live_waits(pid)

@@ -1,0 +1,49 @@
+"""Everything that stands in the way of a checkpoint, found without touching the process."""
+
+from __future__ import annotations
+
+import os
+
+from livecr.errors import Obstacle, Refused
+from livecr.kernel import procfs
+from livecr.kinds import process
+from livecr.waits import live
+
+__all__ = ["obstacles"]
+
+_MISSING = (FileNotFoundError, ProcessLookupError)
+
+
+def obstacles(pid: int) -> list[Obstacle]:
+    """What would be refused, all of it. Raises Refused when there is no such process, or it may not be read."""
+    if pid == os.getpid():
+        return [Obstacle(f"process {pid}", "it is livecr itself", "name another process")]
+    try:
+        if not procfs.read(pid, "maps"):
+            return [Obstacle(f"process {pid}", "it is a kernel thread or has ended", "name a program")]
+        if _is_32_bit(pid):
+            return [
+                Obstacle(
+                    f"process {pid}", "it is a 32-bit program", "this version of livecr cannot save these"
+                )
+            ]
+        if procfs.status(pid).get("Tgid") != str(pid):
+            leader = procfs.status(pid).get("Tgid")
+            return [
+                Obstacle(f"task {pid}", f"it is a thread of process {leader}", f"checkpoint {leader} instead")
+            ]
+        return process.obstacles(pid) + live.obstacles_before_freeze(pid)
+    except _MISSING:
+        raise Refused("there is no such process", where=f"process {pid}") from None
+    except PermissionError as error:
+        raise Refused(
+            f"it may not be looked at: {error.strerror} ({error.filename})",
+            where=f"process {pid}",
+            way_out="run livecr as root",
+        ) from None
+
+
+def _is_32_bit(pid: int) -> bool:
+    """EI_CLASS of the executable's ELF header."""
+    with open(f"/proc/{pid}/exe", "rb") as file:
+        return file.read(5)[4:5] == b"\x01"

@@ -1,0 +1,35 @@
+"""`livecr check`: everything that would stand in the way of a checkpoint, before trying."""
+
+from __future__ import annotations
+
+import sys
+
+from livecr.cli import arguments
+
+__all__ = ["run"]
+
+USAGE = """usage: livecr check PID
+
+Look at the running program with process number PID, without touching it, and name everything that would make
+`livecr checkpoint` refuse it. Exit code 0: nothing; 3: something."""
+
+
+def run(words: list[str]) -> int:
+    """The command."""
+    given = arguments.parse(words, USAGE, operand="PID")
+    if given is None:
+        return 0
+    pid = arguments.pid(given.operand)
+    from livecr.image.record import write_only
+
+    write_only()
+    from livecr import check
+    from livecr.errors import Refused
+
+    found = check.obstacles(pid)
+    if not found:
+        print(f"process {pid} can be checkpointed")
+        return 0
+    for obstacle in found:
+        print(f"{obstacle.task}: {obstacle.object}\n    {obstacle.way_out}", file=sys.stderr)
+    return Refused.exit_code

@@ -1,0 +1,52 @@
+"""`livecr checkpoint`: write a running program to an image."""
+
+from __future__ import annotations
+
+from livecr.cli import arguments
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from livecr.waits.classify import Wait
+
+__all__ = ["run"]
+
+USAGE = """usage: livecr checkpoint PID [-o IMAGE] [--leave-running]
+
+Freeze the program with process number PID, write it to the directory IMAGE (default: ./COMM-PID.livecr) and,
+once that is durable and verified, end it.
+
+  -o, --output IMAGE   where to; must not exist yet
+  --leave-running      let the program run on instead of ending it"""
+
+
+def run(words: list[str]) -> int:
+    """The command."""
+    given = arguments.parse(words, USAGE, operand="PID", short="o:", options=("output=", "leave-running"))
+    if given is None:
+        return 0
+    pid = arguments.pid(given.operand)
+    from livecr.image.record import write_only
+
+    write_only()
+    from livecr.checkpoint import checkpoint
+
+    leave = "leave-running" in given
+    done = checkpoint(pid, given.options.get("output"), leave_running=leave)
+    fate = "runs on" if leave else "ended"
+    print(
+        f"{done.image}: process {pid}, {done.size_bytes >> 10} KiB; frozen for {done.frozen_ns / 1e6:.1f} ms, {fate}"
+    )
+    for tid, wait in done.waits.items():
+        _tell(tid, wait)
+    return 0
+
+
+def _tell(tid: int, wait: Wait) -> None:
+    """Say so where a wait is not exact."""
+    if wait.uncertainty_ns:
+        print(
+            f"  task {tid}: what {wait.name} has left is known to {wait.uncertainty_ns / 1e6:.3f} ms "
+            f"(from {wait.source}); see livecr doctor"
+        )
+    if wait.disagreement_ns:
+        print(f"  task {tid}: the sources for {wait.name} disagree by {wait.disagreement_ns / 1e6:.3f} ms")

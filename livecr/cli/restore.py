@@ -1,0 +1,64 @@
+"""`livecr restore`: bring the program of an image back to life, and stay its parent unless told not to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from livecr.cli import arguments
+
+__all__ = ["run"]
+
+USAGE = """usage: livecr restore IMAGE [--detach]
+
+Make the program of the directory IMAGE live again, with the same PID and TIDs, inside the same system calls.
+livecr stays its parent, passes signals on, and ends as the program ends.
+
+  --detach   print the PID and leave"""
+
+# What a terminal or a supervisor sends to stop or steer a program.
+_PASSED_ON = {
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGWINCH,
+    signal.SIGCONT,
+}
+_SI_KERNEL = 0x80
+
+
+def run(words: list[str]) -> int:
+    """The command; the exit code is the program's."""
+    given = arguments.parse(words, USAGE, operand="IMAGE", options=("detach",))
+    if given is None:
+        return 0
+    from livecr.restore import restore
+
+    restored = restore(given.operand)
+    for warning in restored.warnings:
+        print(f"livecr: {warning}", file=sys.stderr)
+    if "detach" in given:
+        print(restored.pid)
+        return 0
+    return _stay_parent(restored.pid)
+
+
+def _stay_parent(pid: int) -> int:
+    """Pass signals on until the program ends; its exit status as a shell gives it."""
+    waited_for = _PASSED_ON | {signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+        info = signal.sigwaitinfo(waited_for)
+        # What the terminal sends, it sends to the whole foreground group, the program included if it is there.
+        by_terminal = info.si_code == _SI_KERNEL and os.getpgid(pid) == os.getpgid(0)
+        if info.si_signo != signal.SIGCHLD and not by_terminal:
+            os.kill(pid, info.si_signo)

@@ -1,0 +1,236 @@
+"""Regular files and directories, open: offset and flags; of a deleted file also its content.
+
+A file that is still there is only named; one that is deleted (st_nlink 0) or was never named travels in the
+image. Relies on opening /proc/PID/fd/N, which works for deleted files too.
+"""
+
+from __future__ import annotations
+
+import os
+
+from livecr.errors import Failed, Refused
+from livecr.image.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from livecr.image.integrity import NewImage
+    from livecr.kernel import procfs
+
+__all__ = ["Directory", "File", "Keeper", "Reopener", "load_directory", "obstacle", "save"]
+
+_DELETED = " (deleted)"
+_O_PATH, _O_LARGEFILE = os.O_PATH, 0o100000
+# What open(2) takes and the kernel keeps in f_flags; O_CREAT, O_EXCL and O_TRUNC have done their work.
+_FLAGS = (
+    os.O_ACCMODE
+    | os.O_APPEND
+    | os.O_NONBLOCK
+    | os.O_DSYNC
+    | os.O_SYNC
+    | os.O_DIRECT
+    | os.O_NOATIME
+    | _O_LARGEFILE
+    | _O_PATH
+)
+
+
+class File(Record, tag="file"):
+    """An open regular file. ``content``: the image's file that holds what a deleted one contained, else ""."""
+
+    path: str
+    flags: int
+    offset: int
+    size_bytes: int
+    inode: int
+    mode: int
+    uid: int
+    gid: int
+    content: str = ""
+
+
+class Directory(Record, tag="directory"):
+    """An open directory."""
+
+    path: str
+    flags: int
+    offset: int
+
+
+class Keeper:
+    """Where the content of deleted files goes; once for each inode."""
+
+    def __init__(self, image: NewImage) -> None:
+        self._image = image
+        self._kept: dict[tuple[int, int], str] = {}
+
+    def keep(self, pid: int, fd: int, stat: os.stat_result) -> str:
+        """Store it; the name in the image."""
+        key = (stat.st_dev, stat.st_ino)
+        if key not in self._kept:
+            source = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._kept[key] = self._image.store_file(source).name
+            finally:
+                os.close(source)
+        return self._kept[key]
+
+
+def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | None:
+    """A deleted directory cannot be made again; a file must be where its name says."""
+    if d.target.startswith("/memfd:"):
+        return f"a memfd ({d.target}) cannot be saved", "this version of livecr does not know this kind"
+    if (stat.st_mode & 0o170000) == 0o040000:
+        if d.target.endswith(_DELETED):
+            return f"the directory {d.target} is deleted", "let the program close it"
+        return None
+    if stat.st_nlink and not _is_there(d.target, stat):
+        return f"the file {d.target} is not at that name any more", "put it back where it was opened"
+    return None
+
+
+def _is_there(path: str, stat: os.stat_result) -> bool:
+    try:
+        there = os.stat(path)
+    except OSError:
+        return False
+    return there.st_ino == stat.st_ino
+
+
+def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -> File | Directory:
+    """Of a frozen process."""
+    if (stat.st_mode & 0o170000) == 0o040000:
+        return Directory(path=d.target, flags=d.flags & _FLAGS, offset=d.pos)
+    deleted = stat.st_nlink == 0
+    return File(
+        path=d.target.removesuffix(_DELETED) if deleted else d.target,
+        flags=d.flags & _FLAGS,
+        offset=d.pos,
+        size_bytes=stat.st_size,
+        inode=stat.st_ino,
+        mode=stat.st_mode & 0o7777,
+        uid=stat.st_uid,
+        gid=stat.st_gid,
+        content=keeper.keep(pid, d.fd, stat) if deleted else "",
+    )
+
+
+# -- loading -----------------------------------------------------------------------------------------------
+
+
+class Reopener:
+    """Opens files again; a deleted one is made once and shared by all its descriptions."""
+
+    def __init__(self, image_directory: str) -> None:
+        self._image = image_directory
+        self._made: dict[str, int] = {}
+
+    def load(self, record: File) -> int:
+        """A description at the same offset. Raises Refused where the file cannot be what it was."""
+        if record.content:
+            fd = os.open(f"/proc/self/fd/{self._remade(record)}", record.flags | os.O_CLOEXEC)
+        else:
+            fd = _open(record)
+        if not record.flags & _O_PATH:
+            os.lseek(fd, record.offset, os.SEEK_SET)
+        return fd
+
+    def _remade(self, record: File) -> int:
+        if record.content not in self._made:
+            fd, path = _create_unnamed(record)
+            try:
+                from livecr.image import integrity
+
+                source = integrity.open_file(self._image, record.content)
+                try:
+                    copy_with_holes(source, fd)
+                finally:
+                    os.close(source)
+                os.fchown(fd, record.uid, record.gid)
+                os.fchmod(fd, record.mode)
+                self._made[record.content] = fd
+            except BaseException:
+                os.close(fd)
+                raise
+            finally:
+                os.unlink(path)
+        return self._made[record.content]
+
+    def close(self) -> None:
+        """Close what was only held for sharing."""
+        for fd in self._made.values():
+            os.close(fd)
+        self._made.clear()
+
+
+def _open(record: File) -> int:
+    where = f"open file {record.path}"
+    try:
+        fd = os.open(record.path, record.flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise Refused(
+            f"it cannot be opened: {error.strerror}", where=where, way_out="put the file back where it was"
+        ) from None
+    stat = os.fstat(fd)
+    if stat.st_mode & 0o170000 != 0o100000:
+        os.close(fd)
+        raise Refused("it is no regular file any more", where=where, way_out="put the file back")
+    if stat.st_size < record.offset <= record.size_bytes:
+        os.close(fd)
+        raise Refused(
+            f"it has only {stat.st_size} bytes, and the program was at {record.offset}",
+            where=where,
+            way_out="put back the file as it was at the checkpoint",
+        )
+    return fd
+
+
+def _create_unnamed(record: File) -> tuple[int, str]:
+    """A new file beside where the deleted one was, under its name if that is free; the caller unlinks it."""
+    directory, name = os.path.split(record.path)
+    for attempt in range(100):
+        path = record.path if attempt == 0 else os.path.join(directory, f".{name}.livecr-{attempt}")
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise Refused(
+                f"it cannot be made again: {error.strerror}",
+                where=f"deleted file {record.path}",
+                way_out="make its directory, and make it writable",
+            ) from None
+    raise Failed("no free name beside it", where=f"deleted file {record.path}")
+
+
+def copy_with_holes(source: int, target: int) -> None:
+    """All data of one file into another of the same size, holes left out."""
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    at = 0
+    while at < size:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            return
+        end = os.lseek(source, at, os.SEEK_HOLE)
+        os.lseek(target, at, os.SEEK_SET)
+        while at < end:
+            done = os.sendfile(target, source, at, end - at)
+            if done == 0:
+                raise Failed("a file of the image ends too soon")
+            at += done
+
+
+def load_directory(record: Directory) -> int:
+    """Open it again, at the same place."""
+    try:
+        fd = os.open(record.path, record.flags | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise Refused(
+            f"it cannot be opened: {error.strerror}",
+            where=f"open directory {record.path}",
+            way_out="put the directory back where it was",
+        ) from None
+    if not record.flags & _O_PATH:
+        os.lseek(fd, record.offset, os.SEEK_SET)
+    return fd

@@ -1,0 +1,467 @@
+"""The address space: every VMA, where it comes from, and the layout that /proc/PID/stat tells.
+
+What a private mapping holds of its own, and what is in shared anonymous memory, travels in the core file
+(kinds/pages.py); here is the frame. Relies on VmFlags in smaps (proc_pid_smaps(5)), on /proc/PID/map_files and
+on prctl(PR_SET_MM_MAP).
+"""
+
+from __future__ import annotations
+
+import os
+
+from livecr.errors import Failed, Obstacle, Refused
+from livecr.image.record import Record
+from livecr.kernel import build_id, procfs
+from livecr.target.program import Program
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from livecr.target.engine import Borrowed
+    from livecr.target.spawn import Seed
+    from livecr.target.tracee import Tracee
+
+__all__ = [
+    "USER_END",
+    "GuardRange",
+    "MappedFile",
+    "Memory",
+    "Vma",
+    "check",
+    "finish",
+    "load",
+    "obstacles",
+    "save",
+    "shared_objects",
+    "syscall_instruction",
+    "vdso_digest",
+]
+
+PAGE_BYTES = 4096
+USER_END = 0x7FFFFFFFF000
+
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+MAP_SHARED, MAP_PRIVATE, MAP_DROPPABLE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x08, 0x10, 0x20
+MAP_GROWSDOWN, MAP_NORESERVE = 0x0100, 0x4000
+MLOCK_ONFAULT = 1
+PR_SET_MM, PR_SET_MM_MAP = 35, 14
+PR_SET_VMA, PR_SET_VMA_ANON_NAME = 0x53564D41, 0
+ARCH_MAP_VDSO_64 = 0x2003
+
+# VmFlags that mmap(2) sets, and the flag that asks for them.
+_MMAP_FLAGS = {"gd": MAP_GROWSDOWN, "nr": MAP_NORESERVE}
+
+# VmFlags that madvise(2) sets, and the advice (include/uapi/asm-generic/mman-common.h).
+_ADVICE = {
+    "rr": 1,  # MADV_RANDOM
+    "sr": 2,  # MADV_SEQUENTIAL
+    "dc": 10,  # MADV_DONTFORK
+    "mg": 12,  # MADV_MERGEABLE
+    "hg": 14,  # MADV_HUGEPAGE
+    "nh": 15,  # MADV_NOHUGEPAGE
+    "dd": 16,  # MADV_DONTDUMP
+    "wf": 18,  # MADV_WIPEONFORK
+}
+_MADV_GUARD_INSTALL = 102
+_SEARCH_BYTES = 1 << 20
+
+# VmFlags of memory that cannot be saved, and what it is.
+_UNSAVABLE = {
+    "pf": "memory of a device",
+    "io": "memory of a device",
+    "mm": "memory of a device",
+    "ht": "huge pages of hugetlbfs",
+    "um": "memory watched by a userfaultfd",
+    "uw": "memory watched by a userfaultfd",
+    "ui": "memory watched by a userfaultfd",
+    "ss": "a shadow stack",
+}
+
+# Mappings that the kernel makes by itself, by their names in maps.
+_VDSO = "[vdso]"
+_KERNEL_MAPPINGS = ("[vvar]", "[vvar_vclock]", _VDSO)
+_IGNORED = ("[vsyscall]",)
+_SHARED_ANONYMOUS = "/dev/zero (deleted)"
+
+
+class MappedFile(Record):
+    """A mapped regular file, and how it is known to be the same at restore."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    build_id: str  # hex; empty where it has none
+
+
+class GuardRange(Record):
+    """Pages that MADV_GUARD_INSTALL made: touching them is a SIGSEGV."""
+
+    start: int
+    end: int
+
+
+class Vma(Record):
+    """One mapping. ``kind``: "anonymous", "file", "shared" (anonymous shared memory) or "kernel"."""
+
+    start: int
+    end: int
+    perms: str
+    kind: str
+    flags: list[str]  # VmFlags, of which those in _MMAP_FLAGS, _ADVICE and the like are restored
+    offset: int  # bytes into the file or the shared object
+    file: int  # index into Memory.files, or the inode number of shared anonymous memory; -1 for none
+    name: str  # [heap], [stack], [vdso], or as given by PR_SET_VMA_ANON_NAME
+
+
+class Memory(Record):
+    """The mm of a process. ``layout``: the fields of struct prctl_mm_map, by their names."""
+
+    vmas: list[Vma]
+    files: list[MappedFile]
+    guards: list[GuardRange]
+    layout: dict[str, int]
+    exe: MappedFile
+    vdso_xxh3: str
+
+
+# -- what stands in the way --------------------------------------------------------------------------------
+
+
+def obstacles(pid: int, mappings: list[procfs.Mapping]) -> list[Obstacle]:
+    """What of these mappings cannot be saved. VmFlags are looked at where they have been read."""
+    task = f"process {pid}"
+    found = []
+    for m in mappings:
+        what = _unsavable(m)
+        if what:
+            found.append(
+                Obstacle(task, f"{what} at {m.start:x}-{m.end:x} ({m.path or 'anonymous'})", _ways_out(what))
+            )
+    exe = procfs.link(pid, "exe")
+    if exe.endswith(" (deleted)"):
+        found.append(
+            Obstacle(task, f"its executable {exe} is gone", "start it again from a file that stays in place")
+        )
+    return found
+
+
+def _ways_out(what: str) -> str:
+    if "file" in what:
+        return "restart the program, so that it uses the files that are there now"
+    return "this version of livecr cannot save it"
+
+
+def _unsavable(m: procfs.Mapping) -> str:
+    if m.path in _KERNEL_MAPPINGS or m.path in _IGNORED:
+        return ""
+    for flag in m.flags:
+        if flag in _UNSAVABLE:
+            return _UNSAVABLE[flag]
+    if m.path.startswith("/SYSV"):
+        return "a System V shared memory segment"
+    if m.path.startswith("/memfd:"):
+        return "a memfd"
+    if m.path.startswith("/") and m.path.endswith(" (deleted)") and not _is_shared_anonymous(m):
+        return "a file that has been deleted or replaced"
+    if m.path.startswith("/dev/") and not m.path.startswith("/dev/shm/") and not _is_shared_anonymous(m):
+        return "a device"
+    if m.path.startswith(("[aio]", "anon_inode:", "[uprobes]", "socket:")):
+        return "kernel memory"
+    return ""
+
+
+def _is_shared_anonymous(m: procfs.Mapping) -> bool:
+    return m.shared and m.path == _SHARED_ANONYMOUS
+
+
+# -- saving ------------------------------------------------------------------------------------------------
+
+
+def save(
+    pid: int, mappings: list[procfs.Mapping], guards: list[tuple[int, int]], borrowed: Borrowed
+) -> Memory:
+    """Describe the address space of a frozen process. Raises Refused for what cannot be saved."""
+    in_the_way = obstacles(pid, mappings)
+    if in_the_way:
+        raise Refused.because(in_the_way)
+    files: list[MappedFile] = []
+    known: dict[str, int] = {}
+    vmas = []
+    for m in mappings:
+        if m.path in _IGNORED:
+            continue
+        kind, file = "anonymous", -1
+        if m.path in _KERNEL_MAPPINGS:
+            kind = "kernel"
+        elif _is_shared_anonymous(m):
+            kind, file = "shared", m.inode
+        elif m.path.startswith("/"):
+            kind = "file"
+            if m.path not in known:
+                known[m.path] = len(files)
+                files.append(_identify(pid, m))
+            file = known[m.path]
+        name = m.name or (m.path if m.path.startswith("[") and kind != "file" else "")
+        vmas.append(
+            Vma(
+                start=m.start,
+                end=m.end,
+                perms=m.perms,
+                kind=kind,
+                flags=m.flags,
+                offset=m.offset,
+                file=file,
+                name=name,
+            )
+        )
+    return Memory(
+        vmas=vmas,
+        files=files,
+        guards=[GuardRange(start=start, end=end) for start, end in guards],
+        layout=_layout(pid, borrowed),
+        exe=_identify_path(procfs.link(pid, "exe")),
+        vdso_xxh3=vdso_digest() if any(v.name == _VDSO for v in vmas) else "",
+    )
+
+
+def _layout(pid: int, borrowed: Borrowed) -> dict[str, int]:
+    asking = Program()
+    asking.add("brk", 0)
+    (brk,) = borrowed.run(asking)
+    told = procfs.stat(pid)
+    names = {"startcode": "start_code", "endcode": "end_code", "startstack": "start_stack"}
+    layout = {names.get(name, name): told[name] for name in told if name not in ("ppid", "pgrp", "session")}
+    return layout | {"brk": brk}
+
+
+def _identify(pid: int, m: procfs.Mapping) -> MappedFile:
+    mapped = os.stat(f"/proc/{pid}/map_files/{m.start:x}-{m.end:x}")
+    try:
+        there = os.stat(m.path)
+    except OSError as error:
+        raise Refused(
+            f"the mapped file {m.path} cannot be found: {error.strerror}",
+            where=f"process {pid}",
+            way_out="put the file back, or restart the program",
+        ) from None
+    if (mapped.st_dev, mapped.st_ino) != (there.st_dev, there.st_ino):
+        raise Refused(
+            f"the mapped file {m.path} has been replaced since",
+            where=f"process {pid}",
+            way_out="restart the program, so that it uses the file that is there now",
+        )
+    return _identify_path(m.path)
+
+
+def _identify_path(path: str) -> MappedFile:
+    there = os.stat(path)
+    return MappedFile(
+        path=path, size_bytes=there.st_size, mtime_ns=there.st_mtime_ns, build_id=build_id.of_file(path)
+    )
+
+
+def vdso_digest() -> str:
+    """XXH3-64 of the vDSO that this kernel gives to every process, hex."""
+    from livecr._native import ffi, lib
+
+    for m in procfs.mappings(os.getpid(), with_flags=False):
+        if m.path == _VDSO:
+            size = m.end - m.start
+            return f"{lib.lcr_xxh3(ffi.cast('void *', m.start), size):016x}"
+    return ""
+
+
+# -- checking before a restore -----------------------------------------------------------------------------
+
+
+def check(memory: Memory) -> None:
+    """Refuse before anything is made: are all mapped files still the same, is the vDSO? Raises Refused."""
+    for file in [*memory.files, memory.exe]:
+        why = _difference(file)
+        if why:
+            raise Refused(
+                f"{file.path} {why} since the checkpoint",
+                where="a mapped file",
+                way_out="restore the program from the same version of its files",
+            )
+    if memory.vdso_xxh3 and memory.vdso_xxh3 != vdso_digest():
+        raise Refused(
+            "the image was made under a kernel with another vDSO",
+            way_out="restore it under the kernel that `livecr show` names",
+        )
+
+
+def _difference(file: MappedFile) -> str:
+    try:
+        there = os.stat(file.path)
+    except OSError as error:
+        return f"cannot be used any more ({error.strerror})"
+    if there.st_size != file.size_bytes:
+        return f"has changed from {file.size_bytes} to {there.st_size} bytes"
+    # The same build-id is the same program, also if it was installed again; without one, mtime has to do.
+    if file.build_id:
+        return "" if build_id.of_file(file.path) == file.build_id else "is another build"
+    return "" if there.st_mtime_ns == file.mtime_ns else "has been written to"
+
+
+# -- loading -----------------------------------------------------------------------------------------------
+
+
+def shared_objects(memory: Memory) -> dict[int, int]:
+    """Make each piece of shared anonymous memory anew: its old inode number to a descriptor of ours."""
+    from mmap import MAP_ANONYMOUS as anonymous
+    from mmap import MAP_SHARED as shared
+    from mmap import mmap
+
+    sizes: dict[int, int] = {}
+    for vma in memory.vmas:
+        if vma.kind == "shared":
+            sizes[vma.file] = max(sizes.get(vma.file, 0), vma.offset + vma.end - vma.start)
+    made = {}
+    for inode, size in sizes.items():
+        before = {(m.start, m.end) for m in procfs.mappings(os.getpid(), with_flags=False)}
+        mapping = mmap(-1, size, shared | anonymous)
+        new = next(
+            m
+            for m in procfs.mappings(os.getpid(), with_flags=False)
+            if (m.start, m.end) not in before and m.end - m.start >= size and _is_shared_anonymous(m)
+        )
+        path = f"/proc/self/map_files/{new.start:x}-{new.end:x}"
+        made[inode] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        mapping.close()
+    return made
+
+
+def load(memory: Memory, seed: Seed, shared: dict[int, int], holding: set[int]) -> None:
+    """Make every mapping in the seed, still writable; the pages come next, then finish().
+
+    ``holding``: the start addresses of the VMAs into which pages will be loaded.
+    """
+    program = Program()
+    kernel = [vma for vma in memory.vmas if vma.kind == "kernel"]
+    if kernel:
+        program.add("arch_prctl", ARCH_MAP_VDSO_64, kernel[0].start)
+    seed.run(program)
+    opened: dict[tuple[int, bool], int] = {}
+    try:
+        for vma in memory.vmas:
+            if vma.kind != "kernel":
+                _map(vma, memory, seed, shared, opened, vma.start in holding)
+    finally:
+        for fd in opened.values():
+            os.close(fd)
+
+
+def _map(
+    vma: Vma,
+    memory: Memory,
+    seed: Seed,
+    shared: dict[int, int],
+    opened: dict[tuple[int, bool], int],
+    holds_pages: bool,
+) -> None:
+    protection = _first_protection(vma, holds_pages)
+    flags = MAP_FIXED | (MAP_SHARED if vma.perms[3] == "s" else MAP_PRIVATE)
+    if "dp" in vma.flags:
+        flags = MAP_FIXED | MAP_DROPPABLE
+    for name, flag in _MMAP_FLAGS.items():
+        if name in vma.flags and "dp" not in vma.flags:
+            flags |= flag
+    program = Program()
+    if vma.kind == "anonymous":
+        args = (vma.start, vma.end - vma.start, protection, flags | MAP_ANONYMOUS, -1, 0)
+        program.add("mmap", *args)
+        seed.run(program)
+        return
+    fd = shared[vma.file] if vma.kind == "shared" else _open(vma, memory, opened)
+    theirs = seed.fetch(fd)
+    program.add("mmap", vma.start, vma.end - vma.start, protection, flags, theirs, vma.offset)
+    seed.run(program)
+
+
+def _open(vma: Vma, memory: Memory, opened: dict[tuple[int, bool], int]) -> int:
+    writable = vma.perms[3] == "s" and "mw" in vma.flags
+    key = (vma.file, writable)
+    if key not in opened:
+        path = memory.files[vma.file].path
+        try:
+            opened[key] = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        except OSError as error:
+            raise Failed(f"{path}: {error.strerror}", where="a mapped file") from None
+    return opened[key]
+
+
+def _protection(vma: Vma) -> int:
+    bits = zip(vma.perms, (PROT_READ, PROT_WRITE, PROT_EXEC), strict=False)
+    return sum(bit for letter, bit in bits if letter != "-")
+
+
+def _first_protection(vma: Vma, holds_pages: bool) -> int:
+    """Writable where pages have to be loaded, or where having been so made the kernel account for it ("ac")."""
+    if holds_pages or "ac" in vma.flags:
+        return _protection(vma) | PROT_READ | PROT_WRITE
+    return _protection(vma)
+
+
+def finish(memory: Memory, seed: Seed, auxv: bytes, holding: set[int]) -> None:
+    """Once the pages are there: protections, advice, locks, guards, names, and the layout."""
+    program = Program()
+    for vma in memory.vmas:
+        if vma.kind == "kernel":
+            continue
+        size = vma.end - vma.start
+        if _first_protection(vma, vma.start in holding) != _protection(vma):
+            program.add("mprotect", vma.start, size, _protection(vma))
+        for flag, advice in _ADVICE.items():
+            if flag in vma.flags and "dp" not in vma.flags:
+                program.add("madvise", vma.start, size, advice)
+        if "lo" in vma.flags:
+            program.add("mlock2", vma.start, size, MLOCK_ONFAULT if "lf" in vma.flags else 0)
+    for guard in memory.guards:
+        program.add("madvise", guard.start, guard.end - guard.start, _MADV_GUARD_INSTALL)
+    seed.run(program)
+    _set_names(memory, seed)
+    _set_layout(memory, seed, auxv)
+
+
+def _set_names(memory: Memory, seed: Seed) -> None:
+    for vma in memory.vmas:
+        if vma.kind == "anonymous" and vma.name and not vma.name.startswith("["):
+            program = Program()
+            address = seed.put(vma.name.encode() + b"\0")
+            program.add(
+                "prctl", PR_SET_VMA, PR_SET_VMA_ANON_NAME, vma.start, vma.end - vma.start, address, must=False
+            )
+            seed.run(program)
+
+
+# struct prctl_mm_map of <linux/prctl.h>, 8 bytes each; then auxv, auxv_size (4), exe_fd (4).
+_MM_MAP = (
+    *("start_code", "end_code", "start_data", "end_data", "start_brk", "brk", "start_stack"),
+    *("arg_start", "arg_end", "env_start", "env_end"),
+)
+
+
+def _set_layout(memory: Memory, seed: Seed, auxv: bytes) -> None:
+    exe = os.open(memory.exe.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        theirs = seed.fetch(exe)
+    finally:
+        os.close(exe)
+    fields = b"".join(memory.layout[name].to_bytes(8, "little") for name in _MM_MAP)
+    auxv_at = seed.put(auxv)
+    fields += auxv_at.to_bytes(8, "little") + len(auxv).to_bytes(4, "little") + theirs.to_bytes(4, "little")
+    program = Program()
+    program.add("prctl", PR_SET_MM, PR_SET_MM_MAP, seed.put(fields), len(fields), 0)
+    seed.run(program)
+
+
+def syscall_instruction(memory: Memory, task: Tracee) -> int:
+    """The address of a `syscall` instruction that belongs to the program: in the vDSO, or in any code of it."""
+    executable = [v for v in memory.vmas if v.perms[2] == "x" and v.perms[0] == "r"]
+    executable.sort(key=lambda v: v.name != _VDSO)
+    for vma in executable:
+        for at in range(vma.start, vma.end, _SEARCH_BYTES):
+            found = task.read(at, min(_SEARCH_BYTES, vma.end - at)).find(b"\x0f\x05")
+            if found >= 0:
+                return at + found
+    raise Failed("the program has no `syscall` instruction anywhere", where=f"process {task.pid}")

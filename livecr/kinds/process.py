@@ -1,0 +1,165 @@
+"""A whole process: the record that holds those of all its parts, and the order in which they are saved and loaded.
+
+The order of loading matters where one part resets another; each step says why it stands where it does.
+"""
+
+from __future__ import annotations
+
+import os
+
+from livecr._native import lib
+from livecr.errors import Failed, Refused
+from livecr.image.elfcore import Mapping
+from livecr.image.record import Record
+from livecr.kernel import procfs
+from livecr.kinds import credentials, descriptors, memory, pages, sessions, signals, threads, timers
+from livecr.target.engine import Engine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from livecr.errors import Obstacle
+    from livecr.image.elfcore import Core
+    from livecr.image.integrity import NewImage
+    from livecr.target import process
+    from livecr.target.spawn import Seed
+    from livecr.target.tracee import Registers, Tracee
+
+__all__ = ["Process", "core_mappings", "load_memory", "load_rest", "load_tasks", "obstacles", "save"]
+
+NR_PIDFD_GETFD = 438
+
+
+class Process(Record):
+    """Everything but the registers and pages, which are in the core file."""
+
+    session: sessions.Session
+    memory: memory.Memory
+    threads: list[threads.Thread]  # the leader first
+    actions: list[signals.Action]
+    pending: list[bytes]
+    interval_timers: list[timers.IntervalTimer]
+    posix_timers: list[timers.PosixTimer]
+    credentials: list[credentials.Credentials]
+    descriptors: descriptors.Table
+
+
+def obstacles(pid: int) -> list[Obstacle]:
+    """Everything about a running process that could not be saved, kind by kind."""
+    found = sessions.obstacles(pid)
+    found += credentials.obstacles(pid)
+    found += timers.obstacles(pid)
+    found += memory.obstacles(pid, procfs.mappings(pid))
+    return found + descriptors.obstacles(pid)
+
+
+def save(
+    frozen: process.Process,
+    mappings: list[procfs.Mapping],
+    image: NewImage,
+    resume: Callable[[Registers], Registers],
+) -> Process:
+    """Describe a frozen process. ``resume``: the registers that the kernel would go on with from a stop's.
+
+    Raises Refused for what cannot be saved.
+    """
+    pid = frozen.pid
+    table = descriptors.save(pid, image, lambda fd: _duplicate(frozen, fd))
+    in_the_way = sessions.obstacles(pid) + credentials.obstacles(pid) + timers.obstacles(pid)
+    if in_the_way:
+        raise Refused.because(in_the_way)
+    known: list[credentials.Credentials] = []
+    saved: list[threads.Thread] = []
+    guards = pages.guards(pid, mappings)
+    with Engine(frozen, resume) as engine:
+        # The leader last: it then tells what the process has as a whole.
+        for task in [*frozen.tasks[1:], frozen.leader]:
+            with engine.borrow(task) as borrowed:
+                told = procfs.status(pid, task.tid)
+                own = credentials.save(borrowed, told)
+                if own not in known:
+                    known.append(own)
+                saved.append(threads.save(borrowed, borrowed.mask, known.index(own)))
+                if task is frozen.leader:
+                    whole = {
+                        "session": sessions.save(pid, told, borrowed),
+                        "memory": memory.save(pid, mappings, guards, borrowed),
+                        "actions": signals.save_actions(borrowed),
+                        "interval_timers": timers.save_interval(borrowed),
+                        "posix_timers": timers.save_posix(pid, borrowed),
+                    }
+    return Process(
+        threads=[saved[-1], *saved[:-1]],
+        pending=signals.save_pending(frozen.leader, shared=True),
+        credentials=known,
+        descriptors=table,
+        **whole,  # type: ignore[arg-type]
+    )
+
+
+def _duplicate(frozen: process.Process, fd: int) -> int:
+    result: int = lib.lcr_syscall(NR_PIDFD_GETFD, frozen.pidfd, fd, 0, 0, 0, 0)
+    if result < 0:
+        raise Failed(f"pidfd_getfd: {os.strerror(-result)}", where=f"process {frozen.pid}, descriptor {fd}")
+    return result
+
+
+def core_mappings(mappings: list[procfs.Mapping]) -> list[Mapping]:
+    """The VMAs as the core file's program headers tell them."""
+    return [
+        Mapping(
+            m.start,
+            m.end,
+            sum(bit for letter, bit in zip(m.perms, (1, 2, 4), strict=False) if letter != "-"),
+            m.path if m.path.startswith("/") else "",
+            m.offset,
+        )
+        for m in mappings
+        if m.path != "[vsyscall]"
+    ]
+
+
+# -- loading -----------------------------------------------------------------------------------------------
+
+
+def load_memory(record: Process, core: Core, seed: Seed) -> None:
+    """The address space with all its pages."""
+    holding = pages.holding(core, record.memory)
+    shared = memory.shared_objects(record.memory)
+    try:
+        memory.load(record.memory, seed, shared, holding)
+        pages.load(core, seed)
+        memory.finish(record.memory, seed, core.auxv, holding)
+    finally:
+        for fd in shared.values():
+            os.close(fd)
+    seed.drop_fetched()
+
+
+def load_tasks(record: Process, opened: descriptors.Opened, seed: Seed) -> dict[int, Tracee]:
+    """Descriptors, session, threads and what each of them says to the kernel. Returns the tasks by TID."""
+    sessions.load(record.session, seed)
+    descriptors.load(record.descriptors, opened, seed)
+    tasks = {seed.pid: seed.leader}
+    for thread in record.threads[1:]:
+        tasks[thread.tid] = seed.add_thread(thread.tid)
+    for task in tasks.values():
+        task.set_signal_mask(0xFFFFFFFFFFFFFFFF)  # whatever comes waits until the program itself can take it
+    for thread in record.threads:
+        threads.load(thread, seed, tasks[thread.tid])
+    return tasks
+
+
+def load_rest(record: Process, seed: Seed, tasks: dict[int, Tracee], elapsed_ns: int) -> None:
+    """Signals, timers, and last of all the credentials, since the steps before need livecr's own rights."""
+    signals.load_actions(record.actions, seed)
+    timers.load(record.interval_timers, record.posix_timers, seed, elapsed_ns)
+    # After the actions: the kernel drops a queued signal when it is set to be ignored.
+    signals.load_pending(record.pending, seed, seed.leader, shared=True)
+    for thread in record.threads:
+        threads.load_pending(thread, seed, tasks[thread.tid])
+    for thread in record.threads:
+        credentials.load(record.credentials[thread.credentials], seed, tasks[thread.tid])
+        threads.load_scheduling(thread)
+    sessions.load_last(record.session, seed)

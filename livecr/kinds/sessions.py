@@ -1,0 +1,171 @@
+"""The place of a process among others, and what it carries as a whole: session, group, limits, directory, prctls.
+
+Relies on /proc/PID/stat and status, prlimit(2) from outside, and on prctl(2) and personality(2) from inside.
+"""
+
+from __future__ import annotations
+
+import os
+
+from livecr.errors import Obstacle
+from livecr.image.record import Record
+from livecr.kernel import procfs
+from livecr.target.program import Program
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from livecr.target.engine import Borrowed
+    from livecr.target.spawn import Seed
+
+__all__ = ["Session", "load", "load_last", "obstacles", "save"]
+
+_LIMITS = 16  # RLIM_NLIMITS
+
+# Kinds of namespace that have to be livecr's own; the time namespace is dealt with by waits/clocks.
+_NAMESPACES = ("pid", "mnt", "net", "uts", "ipc", "user", "cgroup")
+
+# Settings of a whole process: name, prctl to get, prctl to set, how the value is given ("returned", or
+# "written" to arg2). prctl(2).
+_SETTINGS = (
+    ("child_subreaper", 37, 36, "written"),
+    ("thp_disable", 42, 41, "returned"),
+    ("parent_death_signal", 2, 1, "written"),
+    ("dumpable", 3, 4, "returned"),
+)
+_SET_LAST = ("parent_death_signal", "dumpable")  # a change of credentials resets them
+
+# What /proc/PID holds as a number that can be written back.
+_FILES = ("oom_score_adj", "coredump_filter")
+
+
+class Session(Record):
+    """``sid`` and ``pgid`` as numbers; ``limits``: soft and hard of RLIMIT_0 … in order."""
+
+    pid: int
+    pgid: int
+    sid: int
+    umask: int
+    cwd: str
+    personality: int
+    limits: list[list[int]]
+    settings: dict[str, int]
+    files: dict[str, str]
+
+
+def obstacles(pid: int) -> list[Obstacle]:
+    """What of its place in the system livecr cannot make again."""
+    task = f"process {pid}"
+    found = []
+    for kind in _NAMESPACES:
+        if procfs.namespace(pid, kind) != os.readlink(f"/proc/self/ns/{kind}"):
+            found.append(
+                Obstacle(
+                    task,
+                    f"it lives in another {kind} namespace",
+                    f"run livecr inside its namespaces: nsenter -t {pid} -a livecr …",
+                )
+            )
+    if procfs.link(pid, "root") != "/":
+        found.append(Obstacle(task, "it has another root directory", "run livecr inside that root"))
+    if procfs.link(pid, "cwd").endswith(" (deleted)"):
+        found.append(
+            Obstacle(task, "its current directory is deleted", "let it change to a directory that is there")
+        )
+    if procfs.children(pid):
+        numbers = ", ".join(str(child) for child in procfs.children(pid))
+        found.append(
+            Obstacle(
+                task, f"it has child processes ({numbers})", "this version of livecr saves single processes"
+            )
+        )
+    told = procfs.status(pid)
+    tracer = int(told["TracerPid"])
+    if tracer not in (0, os.getpid()):
+        found.append(Obstacle(task, f"process {tracer} traces it", "end the debugger or strace there"))
+    elif told["State"].startswith("T"):
+        found.append(Obstacle(task, "it is stopped by a signal", f"continue it first: kill -CONT {pid}"))
+    if told["State"].startswith("Z"):
+        found.append(Obstacle(task, "it has ended already (zombie)", "there is nothing left to save"))
+    return found
+
+
+def save(pid: int, told: dict[str, str], borrowed: Borrowed) -> Session:
+    """Of a frozen process; ``told``: the lines of its status file."""
+    from resource import prlimit
+
+    program = Program()
+    for i, (_, get, _, how) in enumerate(_SETTINGS):
+        program.add("prctl", get, *((borrowed.scratch + 8 * i,) if how == "written" else (0,)), 0, 0, 0)
+    results = borrowed.run(program)
+    raw = borrowed.task.read(borrowed.scratch, 8 * len(_SETTINGS))
+    settings = {
+        name: int.from_bytes(raw[8 * i : 8 * i + 4], "little") if how == "written" else results[i]
+        for i, (name, _, _, how) in enumerate(_SETTINGS)
+    }
+    place = procfs.stat(pid)
+    return Session(
+        pid=pid,
+        pgid=place["pgrp"],
+        sid=place["session"],
+        umask=int(told["Umask"], 8),
+        cwd=procfs.link(pid, "cwd"),
+        personality=int(procfs.read(pid, "personality"), 16),
+        limits=[list(prlimit(pid, which)) for which in range(_LIMITS)],
+        settings=settings,
+        files={name: procfs.read(pid, name).decode().strip() for name in _FILES},
+    )
+
+
+def load(session: Session, seed: Seed) -> None:
+    """Session, group, umask, directory, personality."""
+    program = Program()
+    if session.sid == session.pid:
+        program.add("setsid")
+    elif session.pgid == session.pid:
+        program.add("setpgid", 0, 0)
+    # Neither: the leader of its session or group is another process. It joins livecr's.
+    program.add("umask", session.umask)
+    program.add("personality", session.personality)
+    for name, _, number, _ in _SETTINGS:
+        if name not in _SET_LAST and session.settings.get(name):
+            program.add("prctl", number, session.settings[name], 0, 0, 0)
+    seed.run(program)
+    _change_directory(session.cwd, seed)
+    for name in _FILES:
+        if name in session.files:
+            _write(seed.pid, name, session.files[name])
+
+
+def _change_directory(path: str, seed: Seed) -> None:
+    directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        theirs = seed.fetch(directory)
+        program = Program()
+        program.add("fchdir", theirs)
+        seed.run(program)
+        seed.drop_fetched()
+    finally:
+        os.close(directory)
+
+
+def _write(pid: int, name: str, value: str) -> None:
+    number = int(value, 16 if name == "coredump_filter" else 10)
+    with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
+        file.write(f"{number:#x}" if name == "coredump_filter" else str(number))
+
+
+def load_last(session: Session, seed: Seed) -> None:
+    """What comes after the credentials: limits (from outside), and the settings that those reset."""
+    from resource import RLIM_INFINITY, prlimit
+
+    for which, (soft, hard) in enumerate(session.limits[:_LIMITS]):
+        wanted = (soft if soft >= 0 else RLIM_INFINITY, hard if hard >= 0 else RLIM_INFINITY)
+        if prlimit(seed.pid, which) != wanted:
+            prlimit(seed.pid, which, wanted)
+    program = Program()
+    for name, _, number, _ in _SETTINGS:
+        # dumpable 2 ("only root may") cannot be set by prctl; 0 is as strict.
+        if name in _SET_LAST and name in session.settings:
+            value = session.settings[name]
+            program.add("prctl", number, 0 if name == "dumpable" and value == 2 else value, 0, 0, 0)
+    seed.run(program)

@@ -1,0 +1,103 @@
+"""Signals: what each does (dispositions), and those that wait to be delivered (pending, with siginfo).
+
+Relies on rt_sigaction(2) from inside, on PTRACE_PEEKSIGINFO from outside, and on rt_sigqueueinfo(2), which lets a
+task send itself any siginfo (kernel/signal.c, do_rt_sigqueueinfo).
+"""
+
+from __future__ import annotations
+
+from livecr._native import ffi
+from livecr.image.record import Record
+from livecr.target.program import Program
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from livecr.target.engine import Borrowed
+    from livecr.target.spawn import Seed
+    from livecr.target.tracee import Tracee
+
+__all__ = ["Action", "load_actions", "load_pending", "save_actions", "save_pending"]
+
+SIGKILL, SIGCHLD, SIGSTOP, SIGNALS = 9, 17, 19, 64
+_SIGSET_BYTES = 8
+_ACTION_BYTES = 32  # struct kernel_sigaction: handler, flags, restorer, mask
+_SIGINFO_BYTES = 128
+_PEEK_AT_ONCE = 32
+
+PTRACE_PEEKSIGINFO = 0x4209
+PTRACE_PEEKSIGINFO_SHARED = 1
+
+
+class Action(Record):
+    """What rt_sigaction tells of one signal; signals with all zero are left out."""
+
+    signal: int
+    handler: int
+    flags: int
+    restorer: int
+    mask: int
+
+
+def save_actions(borrowed: Borrowed) -> list[Action]:
+    """Ask for every signal but the two whose action is fixed."""
+    numbers = [n for n in range(1, SIGNALS + 1) if n not in (SIGKILL, SIGSTOP)]
+    program = Program()
+    for i, number in enumerate(numbers):
+        program.add("rt_sigaction", number, 0, borrowed.scratch + i * _ACTION_BYTES, _SIGSET_BYTES)
+    borrowed.run(program)
+    raw = borrowed.task.read(borrowed.scratch, len(numbers) * _ACTION_BYTES)
+    found = []
+    for i, number in enumerate(numbers):
+        at = i * _ACTION_BYTES
+        handler, flags, restorer, mask = (
+            int.from_bytes(raw[at + 8 * k : at + 8 * k + 8], "little") for k in range(4)
+        )
+        if handler or flags or restorer or mask:
+            found.append(Action(signal=number, handler=handler, flags=flags, restorer=restorer, mask=mask))
+    return found
+
+
+def load_actions(actions: list[Action], seed: Seed) -> None:
+    """Set every action, the default ones too: an exec keeps what is ignored."""
+    by_number = {action.signal: action for action in actions}
+    program = Program()
+    raw = bytearray()
+    for number in range(1, SIGNALS + 1):
+        action = by_number.get(number)
+        words = (action.handler, action.flags, action.restorer, action.mask) if action else (0, 0, 0, 0)
+        raw += b"".join(word.to_bytes(8, "little") for word in words)
+    at = seed.put(bytes(raw))
+    for number in range(1, SIGNALS + 1):
+        if number not in (SIGKILL, SIGSTOP):
+            program.add("rt_sigaction", number, at + (number - 1) * _ACTION_BYTES, 0, _SIGSET_BYTES)
+    seed.run(program)
+
+
+def save_pending(task: Tracee, *, shared: bool) -> list[bytes]:
+    """The queue of one task, or the process's own, in order: 128 bytes of siginfo each. Nothing is consumed."""
+    found: list[bytes] = []
+    while True:
+        args = len(found).to_bytes(8, "little") + int(shared).to_bytes(4, "little")
+        args += _PEEK_AT_ONCE.to_bytes(4, "little")
+        asked = ffi.new("char[]", args)
+        buffer = ffi.new("char[]", _PEEK_AT_ONCE * _SIGINFO_BYTES)
+        got = task.request(
+            PTRACE_PEEKSIGINFO, int(ffi.cast("uintptr_t", asked)), int(ffi.cast("uintptr_t", buffer))
+        )
+        raw = bytes(ffi.buffer(buffer))
+        found += [raw[i * _SIGINFO_BYTES : (i + 1) * _SIGINFO_BYTES] for i in range(got)]
+        if got < _PEEK_AT_ONCE:
+            return found
+
+
+def load_pending(infos: list[bytes], seed: Seed, task: Tracee, *, shared: bool) -> None:
+    """Queue them again; all signals are blocked meanwhile, and ``task`` sends them to itself."""
+    for info in infos:
+        program = Program()
+        at = seed.put(info[:_SIGINFO_BYTES].ljust(_SIGINFO_BYTES, b"\0"))
+        number = int.from_bytes(info[:4], "little")
+        if shared:
+            program.add("rt_sigqueueinfo", seed.pid, number, at)
+        else:
+            program.add("rt_tgsigqueueinfo", seed.pid, task.tid, number, at)
+        seed.run(program, task)

@@ -1,0 +1,208 @@
+"""Threads: what each task has for itself besides its registers and its wait.
+
+Registers and FPU state are in the core's notes. Relies on PTRACE_GET_RSEQ_CONFIGURATION, get_robust_list(2) and
+sched_*(2) from outside; sigaltstack(2) and PR_GET_TID_ADDRESS from inside.
+"""
+
+from __future__ import annotations
+
+import os
+
+from livecr._native import ffi, lib
+from livecr.errors import Failed
+from livecr.image.record import Record
+from livecr.kinds import signals
+from livecr.target.program import Program
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from livecr.target.engine import Borrowed
+    from livecr.target.process import Process
+    from livecr.target.spawn import Seed
+    from livecr.target.tracee import Tracee
+
+__all__ = [
+    *("AlternateStack", "Rseq", "Scheduling", "Thread"),
+    *("leave_critical_sections", "load", "load_pending", "load_scheduling", "save"),
+]
+
+PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
+NR_GET_ROBUST_LIST = 274
+NR_IOPRIO_GET, NR_IOPRIO_SET, IOPRIO_WHO_PROCESS = 252, 251, 1
+_ROBUST_LIST_BYTES = 24  # sizeof(struct robust_list_head)
+PR_GET_TID_ADDRESS, PR_SET_NAME = 40, 15
+PR_GET_TIMERSLACK, PR_SET_TIMERSLACK = 30, 29
+_RSEQ_CS = 8  # offset of rseq_cs in struct rseq; struct rseq_cs: version and flags, start, length, abort
+SS_ONSTACK = 1  # only tells that the stack is in use
+SCHED_RESET_ON_FORK = 0x40000000
+
+
+class AlternateStack(Record):
+    """sigaltstack(2)."""
+
+    address: int
+    flags: int
+    size_bytes: int
+
+
+class Rseq(Record):
+    """rseq(2) registration."""
+
+    address: int
+    size_bytes: int
+    signature: int
+
+
+class Scheduling(Record):
+    """sched(7), ioprio_get(2)."""
+
+    policy: int
+    priority: int
+    nice: int
+    affinity: list[int]
+    io_priority: int
+
+
+class Thread(Record):
+    """One task. ``signal_mask``: the one that is in force when no call has a temporary one in place."""
+
+    tid: int
+    name: str
+    signal_mask: int
+    pending: list[bytes]  # siginfo, 128 bytes each
+    alternate_stack: AlternateStack
+    clear_child_tid: int
+    robust_list: int
+    rseq: Rseq | None
+    timer_slack_ns: int
+    scheduling: Scheduling
+    credentials: int  # index into the process's
+
+
+def save(borrowed: Borrowed, mask: int, credentials: int) -> Thread:
+    """Of one frozen task, lent out."""
+    task, scratch = borrowed.task, borrowed.scratch
+    program = Program()
+    program.add("sigaltstack", 0, scratch)
+    program.add("prctl", PR_GET_TID_ADDRESS, scratch + 24, 0, 0, 0)
+    program.add("prctl", PR_GET_TIMERSLACK, 0, 0, 0, 0)
+    slack = borrowed.run(program)[-1]
+    words = [int.from_bytes(task.read(scratch, 32)[8 * i : 8 * i + 8], "little") for i in range(4)]
+    with open(f"/proc/{task.pid}/task/{task.tid}/comm", "rb") as file:
+        name = file.read().removesuffix(b"\n").decode("utf-8", "surrogateescape")
+    return Thread(
+        tid=task.tid,
+        name=name.encode("utf-8", "surrogateescape").decode("latin-1"),
+        signal_mask=mask,
+        pending=signals.save_pending(task, shared=False),
+        alternate_stack=AlternateStack(address=words[0], flags=words[1] & 0xFFFFFFFF, size_bytes=words[2]),
+        clear_child_tid=words[3],
+        robust_list=_robust_list(task.tid),
+        rseq=_rseq(task),
+        timer_slack_ns=slack,
+        scheduling=_scheduling(task.tid),
+        credentials=credentials,
+    )
+
+
+def _robust_list(tid: int) -> int:
+    head, size = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+    result = lib.lcr_syscall(
+        NR_GET_ROBUST_LIST,
+        tid,
+        int(ffi.cast("uintptr_t", head)),
+        int(ffi.cast("uintptr_t", size)),
+        *(0, 0, 0),
+    )
+    if result < 0:
+        raise Failed(f"get_robust_list: {os.strerror(-result)}", where=f"task {tid}")
+    return int(head[0])
+
+
+def _rseq(task: Tracee) -> Rseq | None:
+    buffer = ffi.new("char[24]")
+    result = lib.lcr_ptrace(PTRACE_GET_RSEQ_CONFIGURATION, task.tid, 24, int(ffi.cast("uintptr_t", buffer)))
+    if result < 0:  # before 5.13
+        raise Failed(f"reading its rseq registration: {os.strerror(-result)}", where=f"task {task.tid}")
+    raw = bytes(ffi.buffer(buffer))
+    address = int.from_bytes(raw[:8], "little")
+    if not address:
+        return None
+    return Rseq(
+        address=address,
+        size_bytes=int.from_bytes(raw[8:12], "little"),
+        signature=int.from_bytes(raw[12:16], "little"),
+    )
+
+
+def leave_critical_sections(frozen: Process) -> None:
+    """Move every task that stands inside an rseq critical section to its abort address.
+
+    The kernel does just that when a stopped task resumes (kernel/rseq.c, rseq_ip_fixup), but it looks at where
+    the task then is; so it has to be done before registers are borrowed.
+    """
+    for task in frozen.tasks:
+        registers = task.registers()
+        if registers.call() >= 0:
+            continue  # in a system call, which no critical section may make
+        rseq = _rseq(task)
+        if rseq is None:
+            continue
+        section = int.from_bytes(task.read(rseq.address + _RSEQ_CS, 8), "little")
+        if not section:
+            continue
+        start, length, abort = (int.from_bytes(task.read(section + 8 + 8 * i, 8), "little") for i in range(3))
+        if start <= registers.rip < start + length:
+            task.set_registers(registers.copy(rip=abort))
+
+
+def _scheduling(tid: int) -> Scheduling:
+    policy = os.sched_getscheduler(tid)
+    return Scheduling(
+        policy=policy,
+        priority=os.sched_getparam(tid).sched_priority,
+        nice=os.getpriority(os.PRIO_PROCESS, tid),
+        affinity=sorted(os.sched_getaffinity(tid)),
+        io_priority=lib.lcr_syscall(NR_IOPRIO_GET, IOPRIO_WHO_PROCESS, tid, 0, 0, 0, 0),
+    )
+
+
+# -- loading -----------------------------------------------------------------------------------------------
+
+
+def load(thread: Thread, seed: Seed, task: Tracee) -> None:
+    """What the task itself has to say to the kernel; signals, credentials and scheduling come later."""
+    program = Program()
+    name_at = seed.put(thread.name.encode("latin-1")[:15] + b"\0")
+    program.add("prctl", PR_SET_NAME, name_at, 0, 0, 0)
+    program.add("prctl", PR_SET_TIMERSLACK, thread.timer_slack_ns, 0, 0, 0)
+    program.add("set_tid_address", thread.clear_child_tid)
+    if thread.robust_list:
+        program.add("set_robust_list", thread.robust_list, _ROBUST_LIST_BYTES)
+    if thread.rseq:
+        program.add("rseq", thread.rseq.address, thread.rseq.size_bytes, 0, thread.rseq.signature)
+    stack = thread.alternate_stack
+    if stack.address:
+        words = (stack.address, stack.flags & ~SS_ONSTACK, stack.size_bytes)
+        program.add("sigaltstack", seed.put(b"".join(word.to_bytes(8, "little") for word in words)), 0)
+    seed.run(program, task)
+
+
+def load_pending(thread: Thread, seed: Seed, task: Tracee) -> None:
+    """Signals that wait for this task alone."""
+    signals.load_pending(thread.pending, seed, task, shared=False)
+
+
+def load_scheduling(thread: Thread) -> None:
+    """From outside. CPUs that this machine does not have are left out, unless none would be left."""
+    wanted, tid = thread.scheduling, thread.tid
+    cpus = set(wanted.affinity) & set(range(os.cpu_count() or 1))
+    if cpus and cpus != os.sched_getaffinity(tid):
+        os.sched_setaffinity(tid, cpus)
+    now = (os.sched_getscheduler(tid), os.sched_getparam(tid).sched_priority)
+    if now != (wanted.policy, wanted.priority):
+        os.sched_setscheduler(tid, wanted.policy, os.sched_param(wanted.priority))
+    if os.getpriority(os.PRIO_PROCESS, tid) != wanted.nice:
+        os.setpriority(os.PRIO_PROCESS, tid, wanted.nice)
+    if lib.lcr_syscall(NR_IOPRIO_GET, IOPRIO_WHO_PROCESS, tid, 0, 0, 0, 0) != wanted.io_priority:
+        lib.lcr_syscall(NR_IOPRIO_SET, IOPRIO_WHO_PROCESS, tid, wanted.io_priority, 0, 0, 0)
