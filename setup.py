@@ -10,12 +10,14 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+from setuptools.errors import ExecError
 
 ROOT = Path(__file__).parent
 
 
 def make_native() -> None:
-    subprocess.run(["make", "--silent", "-C", str(ROOT / "native")], check=True)
+    if subprocess.run(["make", "--silent", "-C", str(ROOT / "native")]).returncode:
+        raise ExecError("make in native/ failed")
 
 
 class BuildPy(build_py):

@@ -16,6 +16,7 @@ typedef __s64 s64;
 
 char LICENSE[] SEC("license") = "GPL";
 
+#define PID_NAMESPACES_MAX 32 /* include/linux/pid_namespace.h, MAX_PID_NS_LEVEL */
 #define KERNEL __attribute__((preserve_access_index))
 
 /* -- the kernel's structures ----------------------------------------------------------------------------- */
@@ -121,14 +122,23 @@ struct sched_entity {
     u64 exec_start;
 } KERNEL;
 
+/* A number in one PID namespace; a struct pid has one for each namespace that it is in, the outermost first. */
+struct upid {
+    int nr;
+} KERNEL;
+
+struct pid {
+    unsigned int level;
+    struct upid numbers[];
+} KERNEL;
+
 struct task_struct {
     unsigned int __state;
     void *stack;
     int on_cpu;
     int prio;
     struct sched_entity se;
-    int pid;
-    int tgid;
+    struct pid *thread_pid;
     unsigned long nvcsw;
     u64 timer_slack_ns;
     struct restart_block restart_block;
@@ -302,6 +312,20 @@ static __always_inline void read_restart_block(struct task_struct *task, struct 
     }
 }
 
+/* The task's number as livecr knows it: task->pid is that of the initial PID namespace, not of livecr's own. */
+static __always_inline int number_for_reader(struct task_struct *task)
+{
+    struct task_struct *reader = (void *)bpf_get_current_task();
+    unsigned int level = BPF_CORE_READ(reader, thread_pid, level);
+    struct pid *pid = BPF_CORE_READ(task, thread_pid);
+    struct upid in_namespace = {};
+    if (pid && level <= PID_NAMESPACES_MAX)
+        bpf_probe_read_kernel(&in_namespace, sizeof(in_namespace),
+                              (char *)pid + bpf_core_field_offset(pid->numbers) +
+                                  level * bpf_core_type_size(struct upid));
+    return in_namespace.nr;
+}
+
 SEC("iter/task")
 int report_task(struct bpf_iter__task *ctx)
 {
@@ -312,7 +336,7 @@ int report_task(struct bpf_iter__task *ctx)
     struct task_report report = {};
     if (!task)
         return 0;
-    report.tid = BPF_CORE_READ(task, pid);
+    report.tid = number_for_reader(task);
     if (bpf_core_field_exists(task->__state))
         report.state = BPF_CORE_READ(task, __state);
     else
