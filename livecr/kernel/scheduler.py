@@ -14,7 +14,7 @@ from livecr.kernel.clock import MONOTONIC, host_now_ns
 __all__ = ["Calibration", "exec_start_ns", "fell_asleep_ns", "last_cpu"]
 
 _TRIES = 8
-#: What a call takes from its entry to sleep, a preemption included, and how much rq_clock_task may lag meanwhile.
+#: What a call takes from entry to sleep, a preemption included; and how much rq_clock_task may lag meanwhile.
 _ENTRY_NS = 5_000_000
 _LAG_PER_NS = 50
 

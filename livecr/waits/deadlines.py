@@ -278,6 +278,8 @@ def _from_scheduler(evidence: Evidence, tid: int, timeout: Asked, restarted: boo
 def _from_timer_list(evidence: Evidence, tid: int, timeout: Asked, restarted: bool) -> Deadline | None:
     if evidence.timers_before is None or timeout.clock not in evidence.now_ns:
         return None
+    if evidence.frozen and evidence.timers_after is None:
+        return None
     now_ns = evidence.now_ns[timeout.clock]
     since = now_ns - evidence.frozen_at_ns
     latest_ns = timeout.ns - evidence.offsets.get(timeout.clock, 0) if timeout.absolute else None

@@ -1,0 +1,195 @@
+"""What the integration tests share: compiled programs, started processes that are always ended, livecr itself.
+
+``target`` starts a program as a service would (own session, input from /dev/null, output to a file), and ends
+every process that it or a restore started, by its PID, whatever happens to the test.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = Path(__file__).parent.parent / "programs"
+LIVECR = Path(sys.executable).parent / "livecr"
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+    """Look at ``condition`` until it holds; fail saying ``what`` when the time is over."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"not within {seconds:g} s: {what}")
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Compile tests/programs/NAME.c; its first lines may hold ``build: FLAGS`` for gcc."""
+    made: dict[str, Path] = {}
+    directory = tmp_path_factory.mktemp("programs")
+
+    def compile(name: str) -> Path:
+        if name not in made:
+            source = PROGRAMS / f"{name}.c"
+            flags = re.search(r"build: (.*)", source.read_text()[:1000])
+            output = directory / name
+            subprocess.run(
+                ["gcc", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", output, source]
+                + (flags.group(1).split() if flags else []),
+                check=True,
+            )
+            made[name] = output
+        return made[name]
+
+    return compile
+
+
+class Target:
+    """A program under test, before and after its restore: the PID stays the same."""
+
+    def __init__(self, command: list[str | Path], directory: Path, environment: dict[str, str]) -> None:
+        self.output_file = directory / "output"
+        self._child: subprocess.Popen[bytes] | None = None
+        with self.output_file.open("wb") as output:
+            self._child = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=directory,
+                env=os.environ | environment,
+                start_new_session=True,
+                close_fds=True,
+            )
+        self.pid = self._child.pid
+        self._restorer: subprocess.Popen[str] | None = None
+
+    def output(self) -> str:
+        """What it has printed so far, before and after a restore."""
+        return self.output_file.read_text(errors="replace")
+
+    def until_printed(self, text: str, seconds: float = 20.0) -> None:
+        """Wait until it has printed ``text``."""
+        until(lambda: text in self.output() or self.has_ended(), f"it prints {text!r}", seconds)
+        assert text in self.output(), f"it ended having printed: {self.output()!r}"
+
+    def until_blocked(self, call: int | None = None, tid: int | None = None) -> None:
+        """Wait until a task (the first, if none is named) is blocked in a system call (in this one)."""
+        path = f"/proc/{self.pid}/task/{tid or self.pid}/syscall"
+
+        def blocked() -> bool:
+            words = Path(path).read_text().split()
+            return words[0] not in ("running", "-1") and call in (None, int(words[0]))
+
+        until(blocked, f"task {tid or self.pid} is blocked in call {call}")
+
+    def has_ended(self) -> bool:
+        """Whether the process is gone, or a zombie."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    def killed(self) -> None:
+        """The checkpoint has ended it: its parent, this test, sees a SIGKILL."""
+        assert self._child is not None
+        assert self._child.wait(20) == -signal.SIGKILL
+        self._child = None
+
+    def restore(self, image: Path) -> None:
+        """`livecr restore` in the foreground; the program lives when this returns."""
+        assert self._child is None, "the program has not been ended"
+        self._restorer = subprocess.Popen(
+            [LIVECR, "restore", image], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+        def alive() -> bool:
+            assert self._restorer is not None
+            if self._restorer.poll() is not None:
+                return True
+            try:
+                status = Path(f"/proc/{self.pid}/status").read_text()
+                exe = os.readlink(f"/proc/{self.pid}/exe")
+            except (FileNotFoundError, ProcessLookupError):
+                return False
+            return "TracerPid:\t0" in status and "livecr-seed" not in exe and "Name:\tlivecr" not in status
+
+        until(alive, "the restored program runs")
+        if self._restorer.poll() not in (None, 0):
+            said = self._restorer.stdout.read() if self._restorer.stdout else ""
+            if said:
+                pytest.fail(f"livecr restore ended with {self._restorer.returncode}: {said}")
+
+    def wait(self, seconds: float = 30.0) -> int:
+        """Its exit status: of the child, or as `livecr restore` passes it on."""
+        waiting = self._child or self._restorer
+        assert waiting is not None
+        return waiting.wait(seconds)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def end(self) -> None:
+        """End it, and livecr if that is its parent now."""
+        for process in (self._child, self._restorer):
+            if process is None:
+                continue
+            if process.poll() is None and not self.has_ended():
+                os.kill(self.pid, signal.SIGKILL)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+            if process.stdout:
+                process.stdout.close()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Callable[..., Target]]:
+    """Start programs: ``target(["sleep", "60"])``."""
+    started: list[Target] = []
+
+    def start(command: list[str | Path], **environment: str) -> Target:
+        directory = tmp_path / f"target{len(started)}"
+        directory.mkdir()
+        started.append(Target(command, directory, environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.end()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """Where an image can be made; removed with the test's directory."""
+    return tmp_path / "image.livecr"
+
+
+@pytest.fixture
+def livecr() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a livecr command and expect ``exit_code`` of it."""
+
+    def run(*words: object, exit_code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [LIVECR, *(str(word) for word in words)],
+            capture_output=True,
+            text=True,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == exit_code, f"livecr {words}: {done.returncode}\n{done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
