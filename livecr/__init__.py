@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     from livecr.waits.live import LiveWait
 
 __all__ = [
-    *("BadImage", "Failed", "LivecrError", "Refused", "UsageError"),
-    *("checkpoint", "inspect", "restore", "waits"),
+    "BadImage",
+    "Failed",
+    "LivecrError",
+    "Refused",
+    "UsageError",
+    "checkpoint",
+    "inspect",
+    "restore",
+    "waits",
 ]
 
 

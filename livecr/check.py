@@ -15,7 +15,7 @@ _MISSING = (FileNotFoundError, ProcessLookupError)
 
 
 def obstacles(pid: int) -> list[Obstacle]:
-    """What would be refused, all of it. Raises Refused when there is no such process, or it may not be read."""
+    """All that would be refused. Raises Refused when there is no such process, or it may not be read."""
     if pid == os.getpid():
         return [Obstacle(f"process {pid}", "it is livecr itself", "name another process")]
     try:

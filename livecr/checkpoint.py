@@ -45,7 +45,7 @@ class Checkpoint:
 
 
 def checkpoint(pid: int, image: str | None = None, *, leave_running: bool = False) -> Checkpoint:
-    """Write the running process ``pid`` to the directory ``image`` (default ./COMM-PID.livecr), which must not exist.
+    """Write the running process ``pid`` to a new directory ``image``, by default ./COMM-PID.livecr.
 
     Raises Refused (nothing was touched) or Failed (the process runs on unharmed).
     """

@@ -1,8 +1,8 @@
 """The story of a restore, read top to bottom.
 
-Believe nothing before it is checked; make every open file description in livecr; make an empty process with the
-right PID and build the program in it; put each task back inside its call; resume all. Until then the kernel
-kills the half-built process if livecr ends.
+Believe nothing before it is checked; make every open file description in livecr; make an empty process with
+the right PID and build the program in it; put each task back inside its call; resume all. Until then the
+kernel kills the half-built process if livecr ends.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _build(told: Content, core: Core, opened: descriptors.Opened) -> Restored:
             raise
         now = ProgramTime(told.frozen_at, namespace=False)
         warnings.append(
-            f"no time namespace could be made ({error.what}): the program's waits go on, but CLOCK_MONOTONIC jumps"
+            f"no time namespace could be made ({error.what}): waits go on, but CLOCK_MONOTONIC jumps"
         )
         seed = spawn(told.process.session.pid, taken, None)
     try:

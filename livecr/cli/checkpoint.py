@@ -33,9 +33,8 @@ def run(words: list[str]) -> int:
     leave = "leave-running" in given
     done = checkpoint(pid, given.options.get("output"), leave_running=leave)
     fate = "runs on" if leave else "ended"
-    print(
-        f"{done.image}: process {pid}, {done.size_bytes >> 10} KiB; frozen for {done.frozen_ns / 1e6:.1f} ms, {fate}"
-    )
+    size, frozen = f"{done.size_bytes >> 10} KiB", f"frozen for {done.frozen_ns / 1e6:.1f} ms"
+    print(f"{done.image}: process {pid}, {size}; {frozen}, {fate}")
     for tid, wait in done.waits.items():
         _tell(tid, wait)
     return 0

@@ -58,7 +58,7 @@ def _stay_parent(pid: int) -> int:
             code = os.waitstatus_to_exitcode(status)
             return code if code >= 0 else 128 - code
         info = signal.sigwaitinfo(waited_for)
-        # What the terminal sends, it sends to the whole foreground group, the program included if it is there.
+        # What the terminal sends, it sends to its whole foreground group, the program too if it is there.
         by_terminal = info.si_code == _SI_KERNEL and os.getpgid(pid) == os.getpgid(0)
         if info.si_signo != signal.SIGCHLD and not by_terminal:
             os.kill(pid, info.si_signo)

@@ -1,4 +1,7 @@
-"""Character devices without a state of their own: null, zero, full, random, urandom (Documentation/admin-guide/devices.txt)."""
+"""Character devices without a state of their own: null, zero, full, random, urandom.
+
+Their numbers are fixed (Documentation/admin-guide/devices.txt).
+"""
 
 from __future__ import annotations
 

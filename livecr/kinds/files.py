@@ -35,7 +35,7 @@ _FLAGS = (
 
 
 class File(Record, tag="file"):
-    """An open regular file. ``content``: the image's file that holds what a deleted one contained, else ""."""
+    """An open regular file. ``content``: the file of the image with what a deleted one held, else ""."""
 
     path: str
     flags: int

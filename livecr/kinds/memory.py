@@ -1,8 +1,8 @@
 """The address space: every VMA, where it comes from, and the layout that /proc/PID/stat tells.
 
 What a private mapping holds of its own, and what is in shared anonymous memory, travels in the core file
-(kinds/pages.py); here is the frame. Relies on VmFlags in smaps (proc_pid_smaps(5)), on /proc/PID/map_files and
-on prctl(PR_SET_MM_MAP).
+(kinds/pages.py); here is the frame. Relies on VmFlags in smaps (proc_pid_smaps(5)), on /proc/PID/map_files
+and on prctl(PR_SET_MM_MAP).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import os
 
 from livecr.errors import Failed, Obstacle, Refused
 from livecr.image.record import Record
-from livecr.kernel import build_id, procfs
+from livecr.kernel import procfs
+from livecr.kinds.mapped_files import MappedFile, difference, identify, identify_path
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -81,15 +82,6 @@ _VDSO = "[vdso]"
 _KERNEL_MAPPINGS = ("[vvar]", "[vvar_vclock]", _VDSO)
 _IGNORED = ("[vsyscall]",)
 _SHARED_ANONYMOUS = "/dev/zero (deleted)"
-
-
-class MappedFile(Record):
-    """A mapped regular file, and how it is known to be the same at restore."""
-
-    path: str
-    size_bytes: int
-    mtime_ns: int
-    build_id: str  # hex; empty where it has none
 
 
 class GuardRange(Record):
@@ -198,7 +190,7 @@ def save(
             kind = "file"
             if m.path not in known:
                 known[m.path] = len(files)
-                files.append(_identify(pid, m))
+                files.append(identify(pid, m))
             file = known[m.path]
         name = m.name or (m.path if m.path.startswith("[") and kind != "file" else "")
         vmas.append(
@@ -218,7 +210,7 @@ def save(
         files=files,
         guards=[GuardRange(start=start, end=end) for start, end in guards],
         layout=_layout(pid, borrowed),
-        exe=_identify_path(procfs.link(pid, "exe")),
+        exe=identify_path(procfs.link(pid, "exe")),
         vdso_xxh3=vdso_digest() if any(v.name == _VDSO for v in vmas) else "",
     )
 
@@ -231,32 +223,6 @@ def _layout(pid: int, borrowed: Borrowed) -> dict[str, int]:
     names = {"startcode": "start_code", "endcode": "end_code", "startstack": "start_stack"}
     layout = {names.get(name, name): told[name] for name in told if name not in ("ppid", "pgrp", "session")}
     return layout | {"brk": brk}
-
-
-def _identify(pid: int, m: procfs.Mapping) -> MappedFile:
-    mapped = os.stat(f"/proc/{pid}/map_files/{m.start:x}-{m.end:x}")
-    try:
-        there = os.stat(m.path)
-    except OSError as error:
-        raise Refused(
-            f"the mapped file {m.path} cannot be found: {error.strerror}",
-            where=f"process {pid}",
-            way_out="put the file back, or restart the program",
-        ) from None
-    if (mapped.st_dev, mapped.st_ino) != (there.st_dev, there.st_ino):
-        raise Refused(
-            f"the mapped file {m.path} has been replaced since",
-            where=f"process {pid}",
-            way_out="restart the program, so that it uses the file that is there now",
-        )
-    return _identify_path(m.path)
-
-
-def _identify_path(path: str) -> MappedFile:
-    there = os.stat(path)
-    return MappedFile(
-        path=path, size_bytes=there.st_size, mtime_ns=there.st_mtime_ns, build_id=build_id.of_file(path)
-    )
 
 
 def vdso_digest() -> str:
@@ -276,7 +242,7 @@ def vdso_digest() -> str:
 def check(memory: Memory) -> None:
     """Refuse before anything is made: are all mapped files still the same, is the vDSO? Raises Refused."""
     for file in [*memory.files, memory.exe]:
-        why = _difference(file)
+        why = difference(file)
         if why:
             raise Refused(
                 f"{file.path} {why} since the checkpoint",
@@ -288,19 +254,6 @@ def check(memory: Memory) -> None:
             "the image was made under a kernel with another vDSO",
             way_out="restore it under the kernel that `livecr show` names",
         )
-
-
-def _difference(file: MappedFile) -> str:
-    try:
-        there = os.stat(file.path)
-    except OSError as error:
-        return f"cannot be used any more ({error.strerror})"
-    if there.st_size != file.size_bytes:
-        return f"has changed from {file.size_bytes} to {there.st_size} bytes"
-    # The same build-id is the same program, also if it was installed again; without one, mtime has to do.
-    if file.build_id:
-        return "" if build_id.of_file(file.path) == file.build_id else "is another build"
-    return "" if there.st_mtime_ns == file.mtime_ns else "has been written to"
 
 
 # -- loading -----------------------------------------------------------------------------------------------
@@ -396,7 +349,7 @@ def _protection(vma: Vma) -> int:
 
 
 def _first_protection(vma: Vma, holds_pages: bool) -> int:
-    """Writable where pages have to be loaded, or where having been so made the kernel account for it ("ac")."""
+    """Writable where pages have to be loaded, or where it once was: for that the kernel accounts ("ac")."""
     if holds_pages or "ac" in vma.flags:
         return _protection(vma) | PROT_READ | PROT_WRITE
     return _protection(vma)
@@ -456,7 +409,7 @@ def _set_layout(memory: Memory, seed: Seed, auxv: bytes) -> None:
 
 
 def syscall_instruction(memory: Memory, task: Tracee) -> int:
-    """The address of a `syscall` instruction that belongs to the program: in the vDSO, or in any code of it."""
+    """The address of a `syscall` instruction of the program's own: in the vDSO, or in any of its code."""
     executable = [v for v in memory.vmas if v.perms[2] == "x" and v.perms[0] == "r"]
     executable.sort(key=lambda v: v.name != _VDSO)
     for vma in executable:

@@ -1,6 +1,6 @@
-"""The pages that travel in the core file: what private mappings hold of their own, and shared anonymous memory.
+"""The pages that travel in the core file: what private mappings hold of their own, and shared anonymous ones.
 
-Relies on PAGEMAP_SCAN for private pages (terabytes of nothing cost nothing) and on SEEK_DATA for shared anonymous
+Relies on PAGEMAP_SCAN for private pages (terabytes of nothing cost nothing) and on SEEK_DATA for shared
 memory, whose pages exist without being mapped. Loading is preadv in the target itself, by as many tasks as
 there are CPUs: the kernel copies from the page cache straight into place.
 """

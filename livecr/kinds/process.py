@@ -1,4 +1,4 @@
-"""A whole process: the record that holds those of all its parts, and the order in which they are saved and loaded.
+"""A whole process: the record that holds those of all its parts, and the order of saving and loading them.
 
 The order of loading matters where one part resets another; each step says why it stands where it does.
 """

@@ -1,4 +1,4 @@
-"""The place of a process among others, and what it carries as a whole: session, group, limits, directory, prctls.
+"""A process among others, and what it has as a whole: session, group, limits, directory, prctls.
 
 Relies on /proc/PID/stat and status, prlimit(2) from outside, and on prctl(2) and personality(2) from inside.
 """

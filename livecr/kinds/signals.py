@@ -1,7 +1,7 @@
 """Signals: what each does (dispositions), and those that wait to be delivered (pending, with siginfo).
 
-Relies on rt_sigaction(2) from inside, on PTRACE_PEEKSIGINFO from outside, and on rt_sigqueueinfo(2), which lets a
-task send itself any siginfo (kernel/signal.c, do_rt_sigqueueinfo).
+Relies on rt_sigaction(2) from inside, on PTRACE_PEEKSIGINFO from outside, and on
+rt_sigqueueinfo(2), which lets a task send itself any siginfo (kernel/signal.c, do_rt_sigqueueinfo).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def load_actions(actions: list[Action], seed: Seed) -> None:
 
 
 def save_pending(task: Tracee, *, shared: bool) -> list[bytes]:
-    """The queue of one task, or the process's own, in order: 128 bytes of siginfo each. Nothing is consumed."""
+    """The queue of one task, or the process's own, in order: 128 bytes each. Nothing is consumed."""
     found: list[bytes] = []
     while True:
         args = len(found).to_bytes(8, "little") + int(shared).to_bytes(4, "little")

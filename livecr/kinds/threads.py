@@ -1,7 +1,7 @@
 """Threads: what each task has for itself besides its registers and its wait.
 
-Registers and FPU state are in the core's notes. Relies on PTRACE_GET_RSEQ_CONFIGURATION, get_robust_list(2) and
-sched_*(2) from outside; sigaltstack(2) and PR_GET_TID_ADDRESS from inside.
+Registers and FPU state are in the core's notes. Relies on PTRACE_GET_RSEQ_CONFIGURATION, get_robust_list(2)
+and sched_*(2) from outside; sigaltstack(2) and PR_GET_TID_ADDRESS from inside.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def _rseq(task: Tracee) -> Rseq | None:
 def leave_critical_sections(frozen: Process) -> None:
     """Move every task that stands inside an rseq critical section to its abort address.
 
-    The kernel does just that when a stopped task resumes (kernel/rseq.c, rseq_ip_fixup), but it looks at where
-    the task then is; so it has to be done before registers are borrowed.
+    The kernel does just that when a stopped task resumes (kernel/rseq.c, rseq_ip_fixup), but it looks at
+    where the task then is; so it has to be done before registers are borrowed.
     """
     for task in frozen.tasks:
         registers = task.registers()

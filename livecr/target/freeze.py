@@ -58,7 +58,7 @@ def thaw(process: Process) -> None:
 
 
 def end(process: Process) -> None:
-    """Kill the frozen process and wait until it has ended. Its own parent, be it livecr, still gets its status."""
+    """Kill the frozen process and wait until it has ended. Its parent still gets its status."""
     lib.lcr_syscall(_NR_PIDFD_SEND_SIGNAL, process.pidfd, 9, 0, 0, 0, 0)
     status = ffi.new("int *")
     ours = procfs.stat(process.pid)["ppid"] == os.getpid()

@@ -24,10 +24,10 @@ class Instant(Record):
 
 
 class ProgramTime:
-    """What the clocks of a restored program say: the host's, shifted so that they went on at ``frozen_at``."""
+    """What the clocks of a restored program say: the host's, shifted to go on from ``frozen_at``."""
 
     def __init__(self, frozen_at: Instant, *, namespace: bool = True) -> None:
-        """Without a time ``namespace`` the program's clocks are the host's, and only its waits are shifted."""
+        """Without a time ``namespace`` the program's clocks are the host's; only its waits are shifted."""
         self._frozen_at = frozen_at
         now = {c: clock.host_now_ns(c) for c in (clock.MONOTONIC, clock.BOOTTIME)}
         self._resumed_ns = now[clock.MONOTONIC]

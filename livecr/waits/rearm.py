@@ -1,9 +1,9 @@
 """Put a task back inside the call that it was blocked in.
 
 A call that left -ERESTART_RESTARTBLOCK is made again with the time that it has left, while an interrupt is
-pending: the kernel arms the task's own restart block and leaves at once. With the program's registers back and
-rax = -516, the kernel's own restart code then goes on with that block (arch/x86/kernel/signal.c). All other
-restart codes need nothing: the kernel makes the call again from the registers alone.
+pending: the kernel arms the task's own restart block and leaves at once. With the program's registers back
+and rax = -516, the kernel's own restart code then goes on with that block (arch/x86/kernel/signal.c). All
+other restart codes need nothing: the kernel makes the call again from the registers alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MILLISECONDS_MAX = 0x7FFFFFFF
 
 
 def remaining_ns(wait: Wait, now: ProgramTime) -> int:
-    """What the wait has left now; 0 when it is over. Time counts from the freeze on the program's own clocks."""
+    """What the wait has left now; 0 when it is over. Time counts from the freeze on the program's clocks."""
     assert wait.remaining_ns is not None
     if wait.absolute and wait.clock not in clock.SHIFTED and wait.deadline_ns is not None:
         return max(0, wait.deadline_ns - clock.host_now_ns(wait.clock or 0))

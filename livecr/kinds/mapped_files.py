@@ -1,0 +1,70 @@
+"""Regular files that are mapped: how each is known to be the same at restore.
+
+A file of the same build-id is the same program, also if it was installed again; where there is none, size and
+mtime have to do. Relies on /proc/PID/map_files, which names what is really mapped.
+"""
+
+from __future__ import annotations
+
+import os
+
+from livecr.errors import Refused
+from livecr.image.record import Record
+from livecr.kernel import build_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from livecr.kernel import procfs
+
+__all__ = ["MappedFile", "difference", "identify", "identify_path"]
+
+
+class MappedFile(Record):
+    """A mapped regular file, and how it is known to be the same at restore."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    build_id: str  # hex; empty where it has none
+
+
+def identify(pid: int, m: procfs.Mapping) -> MappedFile:
+    """The file behind a mapping. Raises Refused if its name now leads elsewhere."""
+    mapped = os.stat(f"/proc/{pid}/map_files/{m.start:x}-{m.end:x}")
+    try:
+        there = os.stat(m.path)
+    except OSError as error:
+        raise Refused(
+            f"the mapped file {m.path} cannot be found: {error.strerror}",
+            where=f"process {pid}",
+            way_out="put the file back, or restart the program",
+        ) from None
+    if (mapped.st_dev, mapped.st_ino) != (there.st_dev, there.st_ino):
+        raise Refused(
+            f"the mapped file {m.path} has been replaced since",
+            where=f"process {pid}",
+            way_out="restart the program, so that it uses the file that is there now",
+        )
+    return identify_path(m.path)
+
+
+def identify_path(path: str) -> MappedFile:
+    """The file at ``path`` as it is now. Raises OSError."""
+    there = os.stat(path)
+    return MappedFile(
+        path=path, size_bytes=there.st_size, mtime_ns=there.st_mtime_ns, build_id=build_id.of_file(path)
+    )
+
+
+def difference(file: MappedFile) -> str:
+    """How the file is not what it was; "" if it is."""
+    try:
+        there = os.stat(file.path)
+    except OSError as error:
+        return f"cannot be used any more ({error.strerror})"
+    if there.st_size != file.size_bytes:
+        return f"has changed from {file.size_bytes} to {there.st_size} bytes"
+    # The same build-id is the same program, also if it was installed again; without one, mtime has to do.
+    if file.build_id:
+        return "" if build_id.of_file(file.path) == file.build_id else "is another build"
+    return "" if there.st_mtime_ns == file.mtime_ns else "has been written to"
