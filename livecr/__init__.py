@@ -10,6 +10,8 @@ Results are typed; everything that can go wrong is a LivecrError: UsageError, Re
 
 from __future__ import annotations
 
+import sys
+
 from livecr.errors import BadImage, Failed, LivecrError, Refused, UsageError
 
 TYPE_CHECKING = False
@@ -64,3 +66,14 @@ def waits(pid: int) -> list[LiveWait]:
     from livecr.waits.live import live_waits
 
     return live_waits(pid)
+
+
+class _Package(type(sys)):  # type: ignore[misc]
+    """Importing a submodule makes it an attribute of the package; a function of that name stays."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in __all__ and isinstance(value, type(sys))):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

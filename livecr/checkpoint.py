@@ -11,11 +11,14 @@ import time
 
 from livecr import check
 from livecr.content import Content, Waiting
-from livecr.errors import Refused
+from livecr.errors import Failed, Refused
 from livecr.image import elfcore, integrity
+from livecr.interruption import Postponed
 from livecr.kernel import bpf, clock, procfs
 from livecr.kinds import pages, process, threads
-from livecr.target.freeze import end, freeze, thaw
+from livecr.target.freeze import confirm, end, freeze, thaw
+from livecr.target.tracee import Gone
+from livecr.waits import written
 from livecr.waits.classify import Wait, classify_all
 from livecr.waits.clocks import Instant
 from livecr.waits.deadlines import Evidence
@@ -47,27 +50,43 @@ class Checkpoint:
 def checkpoint(pid: int, image: str | None = None, *, leave_running: bool = False) -> Checkpoint:
     """Write the running process ``pid`` to a new directory ``image``, by default ./COMM-PID.livecr.
 
-    Raises Refused (nothing was touched) or Failed (the process runs on unharmed).
+    Raises Refused (nothing was touched) or Failed (the process runs on unharmed). SIGINT, SIGTERM and their
+    like are held back in the calling thread until the process is let go; they then end the checkpoint.
     """
+    with Postponed() as interruption:
+        return _checkpoint(pid, image, leave_running, interruption)
+
+
+def _checkpoint(pid: int, image: str | None, leave_running: bool, interruption: Postponed) -> Checkpoint:
     in_the_way = check.obstacles(pid)
     if in_the_way:
         raise Refused.because(in_the_way)
     with integrity.new_image(image or default_name(pid)) as new:
-        evidence = Evidence.before_freeze(pid, _task_iterator())
-        frozen = freeze(pid)
-        began_ns = time.monotonic_ns()
         try:
-            content = save(frozen, evidence, new)
+            evidence = Evidence.before_freeze(pid, _task_iterator())
+            evidence.at_rmtp = written.remember(pid)
+            frozen = freeze(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            raise Refused("the process ended before it could be frozen", where=f"process {pid}") from None
+        began_ns = time.monotonic_ns()
+        waits: dict[int, Wait] = {}
+        try:
+            registers = look(frozen, evidence)
+            waits = classify_all(registers.items(), evidence, frozen.leader.read)
+            content = save(frozen, registers, waits, evidence, new)
+            interruption.check()
+            confirm(frozen)
             if not leave_running:
                 new.commit(content)
                 integrity.verify(new.path, new.files)
-        except BaseException:
-            thaw(frozen)
+        except BaseException as error:
+            _give_up(frozen, waits, evidence, error)
             raise
         frozen_ns = time.monotonic_ns() - began_ns
         if leave_running:
-            thaw(frozen)
+            let_go(frozen, waits, evidence)
             frozen_ns = time.monotonic_ns() - began_ns
+            interruption.check()
             new.commit(content)
         else:
             end(frozen)
@@ -75,13 +94,26 @@ def checkpoint(pid: int, image: str | None = None, *, leave_running: bool = Fals
         return Checkpoint(pid, new.path, {w.tid: w.wait for w in content.waits}, frozen_ns, size)
 
 
+def _give_up(frozen: Process, waits: dict[int, Wait], evidence: Evidence, error: BaseException) -> None:
+    """Let the process go. Raises Failed if what went wrong is that it was killed."""
+    try:
+        confirm(frozen)
+    except Gone:
+        thaw(frozen)
+        if isinstance(error, Exception):
+            raise Failed("it was ended during its checkpoint", where=f"process {frozen.pid}") from error
+    else:
+        let_go(frozen, waits, evidence)
+
+
 def default_name(pid: int) -> str:
-    """COMM-PID.livecr in the current directory; what a path cannot hold is replaced."""
+    """COMM-PID.livecr in the current directory; what a path or a terminal had better not see is replaced."""
     try:
         comm = procfs.read(pid, "comm").decode("utf-8", "replace").strip()
     except OSError:
         raise Refused("there is no such process", where=f"process {pid}") from None
-    return f"{comm.replace('/', '_')}-{pid}.livecr"
+    name = "".join(letter if letter.isprintable() and letter != "/" else "_" for letter in comm)
+    return f"{name}-{pid}.livecr"
 
 
 def _task_iterator() -> bpf.TaskIterator | None:
@@ -92,12 +124,33 @@ def _task_iterator() -> bpf.TaskIterator | None:
         return None
 
 
-def save(frozen: Process, evidence: Evidence, new: NewImage) -> Content:
-    """Everything of a frozen process into a new image."""
+def look(frozen: Process, evidence: Evidence) -> dict[int, Registers]:
+    """Where each task stands, by TID, and what the freeze has brought to light about their waits."""
     threads.leave_critical_sections(frozen)
     registers = {task.tid: task.registers() for task in frozen.tasks}
     evidence.after_freeze(frozen.pid)
-    waits = classify_all(registers.items(), evidence, frozen.leader.read)
+    return registers
+
+
+def let_go(frozen: Process, waits: dict[int, Wait], evidence: Evidence) -> None:
+    """Every task goes on in its call, with the time that passed in the freeze taken off what it has left."""
+    try:
+        written.catch_up(frozen.tasks, waits, evidence.since_frozen_ns)
+    except Gone:
+        pass  # killed, now that all of it is saved
+    finally:
+        thaw(frozen)
+    written.put_back(frozen.pid, waits)
+
+
+def save(
+    frozen: Process,
+    registers: dict[int, Registers],
+    waits: dict[int, Wait],
+    evidence: Evidence,
+    new: NewImage,
+) -> Content:
+    """Everything of a frozen process into a new image."""
     mappings = procfs.mappings(frozen.pid)
     record = process.save(frozen, mappings, new, as_kernel_resumes)
     _store_core(frozen, registers, record, mappings, new)

@@ -16,6 +16,7 @@ from livecr.image.elfcore import Core
 from livecr.kinds import descriptors, memory, process
 from livecr.target.spawn import Seed, spawn
 from livecr.target.tracee import Registers, Tracee
+from livecr.waits import written
 from livecr.waits.clocks import ProgramTime
 from livecr.waits.rearm import rearm
 
@@ -39,10 +40,15 @@ def restore(image: str) -> Restored:
     Raises BadImage, Refused (nothing was made) or Failed (nothing is left of what was made).
     """
     told = read(image)
-    with Core.open(os.path.join(image, f"{told.process.session.pid}.core")) as core:
-        _check(told, core)
-        with descriptors.Opened(told.process.descriptors, image) as opened:
-            return _build(told, core, opened)
+    try:
+        with Core.open(os.path.join(image, f"{told.process.session.pid}.core")) as core:
+            _check(told, core)
+            with descriptors.Opened(told.process.descriptors, image) as opened:
+                return _build(told, core, opened)
+    except (ArithmeticError, LookupError, ValueError) as error:
+        # Every record is of its type; a value that is out of its range comes to light where it is used.
+        what = f"its records do not fit together ({type(error).__name__}: {error})"
+        raise BadImage(what, where=image) from error
 
 
 def read(image: str) -> Content:
@@ -59,6 +65,7 @@ def _check(told: Content, core: Core) -> None:
     if [thread.tid for thread in core.threads] != tids or record.session.pid != tids[0]:
         raise BadImage("its core file and its manifest are not of the same process", where=core.where)
     _check_ranges(record, core)
+    _check_references(record, core)
     for tid in tids:
         _check_free(tid)
     memory.check(record.memory)
@@ -86,6 +93,15 @@ def _check_ranges(record: process.Process, core: Core) -> None:
             current = next(vmas, None)
         if current is None or run.start < current.start or run.end > current.end:
             raise BadImage(f"pages at {run.start:#x} belong to no mapping", where=core.where)
+
+
+def _check_references(record: process.Process, core: Core) -> None:
+    """Records name each other by their place in a list; a negative one would be taken from its end."""
+    table = record.descriptors
+    references = [(thread.credentials, record.credentials) for thread in record.threads]
+    references += [(d.description, table.descriptions) for d in table.descriptors]  # type: ignore[misc]
+    if any(not 0 <= index < len(there) for index, there in references):
+        raise BadImage("its records do not fit together", where=core.where)
 
 
 def _check_free(tid: int) -> None:
@@ -128,7 +144,7 @@ def _build(told: Content, core: Core, opened: descriptors.Opened) -> Restored:
         tasks = process.load_tasks(told.process, opened, seed)
         process.load_rest(told.process, seed, tasks, now.elapsed_ns())
         resumable = _enter_waits(told, core, seed, tasks, now)
-        _resume(told, seed, tasks, resumable)
+        _resume(told, seed, tasks, resumable, now)
     except LivecrError:
         seed.discard()
         raise
@@ -158,7 +174,9 @@ def _enter_waits(
     return resumable
 
 
-def _resume(told: Content, seed: Seed, tasks: dict[int, Tracee], registers: dict[int, Registers]) -> None:
+def _resume(
+    told: Content, seed: Seed, tasks: dict[int, Tracee], registers: dict[int, Registers], now: ProgramTime
+) -> None:
     """Take the engine out, give every task its registers and its signal mask, and let go of all."""
     seed.remove_engine(memory.syscall_instruction(told.process.memory, seed.leader))
     for thread in told.process.threads:
@@ -166,6 +184,9 @@ def _resume(told: Content, seed: Seed, tasks: dict[int, Tracee], registers: dict
         task.stop_again()
         task.set_registers(registers[thread.tid])
         task.set_signal_mask(thread.signal_mask)
+    waits = {waiting.tid: waiting.wait for waiting in told.waits}
+    written.catch_up(tasks.values(), waits, now.elapsed_ns)
     for task in tasks.values():
         task.detach()
+    written.put_back(seed.pid, waits)
     os.close(seed.process.pidfd)

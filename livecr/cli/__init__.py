@@ -6,6 +6,7 @@ foreign image; `restore` in the foreground ends as the program ends (128 + N if 
 
 from __future__ import annotations
 
+import os
 import sys
 
 from livecr.errors import LivecrError, UsageError
@@ -36,22 +37,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        return _run(words)
+        code = _run(words)
     except BrokenPipeError:
-        return _INTERNAL_ERROR  # whoever read the output has gone
+        _let_go_of_output()
+        return _INTERNAL_ERROR
     except KeyboardInterrupt:
         return _INTERRUPTED
     except LivecrError as error:
         if debug:
             raise
-        print(f"livecr: {error}", file=sys.stderr)
+        _complain(f"livecr: {error}")
         return error.exit_code
     except Exception as error:
         if debug:
             raise
-        print(f"livecr: internal error: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  run it again with --debug and report what it prints", file=sys.stderr)
+        _complain(f"livecr: internal error: {type(error).__name__}: {error}")
+        _complain("  run it again with --debug and report what it prints")
         return _INTERNAL_ERROR
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _let_go_of_output()
+    return code
+
+
+def _let_go_of_output() -> None:
+    """Whoever read it has gone: what is still buffered would make Python complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _complain(text: str) -> None:
+    from livecr.cli.terminal import clean  # names in it come from programs and images
+
+    print(clean(text), file=sys.stderr)
 
 
 def _run(words: list[str]) -> int:

@@ -1,11 +1,10 @@
-"""Arguments of one command, by getopt: a third of argparse's start-up time, which counts in `checkpoint`.
+"""Arguments of one command, taken apart by hand.
 
-Every command describes itself by its usage text and the options that it takes.
+argparse and getopt both import gettext and re, which takes half as long as Python's own start; and
+`checkpoint` has no time to lose. Every command describes itself by its usage text and the options that it takes.
 """
 
 from __future__ import annotations
-
-from getopt import GetoptError, gnu_getopt
 
 from livecr.errors import UsageError
 
@@ -29,29 +28,55 @@ def parse(
     """Take ``words`` apart; None when help was asked for and has been printed.
 
     ``operand``: the name of the one operand, "" for none. ``options``: long names, ``name=`` where a value
-    follows; ``short``: letters in getopt's form, each the first letter of a long name. Raises UsageError.
+    follows; ``short``: letters that stand for the long name that begins with them. Raises UsageError.
     """
-    way_out = usage.partition("\n")[0]
-    try:
-        found, rest = gnu_getopt(words, "h" + short, ["help", *options])
-    except GetoptError as error:
-        raise UsageError(str(error), way_out=way_out) from None
-    given = {}
-    for name, value in found:
-        if name in ("-h", "--help"):
+    takes_value = {name.rstrip("="): name.endswith("=") for name in options}
+    letters = {letter: next(name for name in takes_value if name.startswith(letter)) for letter in short}
+    given: dict[str, str] = {}
+    operands: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-h", "--help"):
             print(usage)
             return None
-        long = next(option for option in options if option.startswith(name.lstrip("-")))
-        given[long.rstrip("=")] = value
-    if len(rest) != (1 if operand else 0):
+        if word == "--":
+            operands += rest
+            break
+        if not word.startswith("-") or word == "-":
+            operands.append(word)
+            continue
+        name, value = _option(word, letters)
+        if name not in takes_value:
+            raise _wrong(f"there is no option {word}", usage)
+        if takes_value[name] and value is None:
+            if not rest:
+                raise _wrong(f"{word} needs a value", usage)
+            value = rest.pop(0)
+        elif not takes_value[name] and value is not None:
+            raise _wrong(f"--{name} takes no value", usage)
+        given[name] = value or ""
+    if len(operands) != (1 if operand else 0):
         wanted = f"one {operand}" if operand else "no operand"
-        raise UsageError(f"{wanted} is expected, not {' '.join(rest) or 'none'}", way_out=way_out)
-    return Arguments(rest[0] if operand else "", given)
+        raise _wrong(f"{wanted} is expected, not {' '.join(operands) or 'none'}", usage)
+    return Arguments(operands[0] if operand else "", given)
+
+
+def _option(word: str, letters: dict[str, str]) -> tuple[str, str | None]:
+    """The long name, and the value that is part of the word: --name=value, -nvalue."""
+    if word.startswith("--"):
+        name, equals, value = word[2:].partition("=")
+        return name, value if equals else None
+    return letters.get(word[1], word), word[2:] or None
+
+
+def _wrong(what: str, usage: str) -> UsageError:
+    return UsageError(what, way_out=usage.partition("\n")[0])
 
 
 def pid(text: str) -> int:
     """A PID from the command line. Raises UsageError."""
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 1 << 31:
+    if not text.isascii() or not text.isdigit() or len(text) > 10 or not 0 < int(text) < 1 << 31:
         raise UsageError(
             f"{text!r} is not a PID", way_out="name a process by its number, as `ps` and `pgrep` tell it"
         )

@@ -24,6 +24,7 @@ def run(words: list[str]) -> int:
 
     write_only()
     from livecr import check
+    from livecr.cli.terminal import clean
     from livecr.errors import Refused
 
     found = check.obstacles(pid)
@@ -31,5 +32,5 @@ def run(words: list[str]) -> int:
         print(f"process {pid} can be checkpointed")
         return 0
     for obstacle in found:
-        print(f"{obstacle.task}: {obstacle.object}\n    {obstacle.way_out}", file=sys.stderr)
+        print(clean(f"{obstacle.task}: {obstacle.object}\n    {obstacle.way_out}"), file=sys.stderr)
     return Refused.exit_code

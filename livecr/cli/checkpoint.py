@@ -21,7 +21,7 @@ once that is durable and verified, end it.
 
 def run(words: list[str]) -> int:
     """The command."""
-    given = arguments.parse(words, USAGE, operand="PID", short="o:", options=("output=", "leave-running"))
+    given = arguments.parse(words, USAGE, operand="PID", short="o", options=("output=", "leave-running"))
     if given is None:
         return 0
     pid = arguments.pid(given.operand)
@@ -34,7 +34,9 @@ def run(words: list[str]) -> int:
     done = checkpoint(pid, given.options.get("output"), leave_running=leave)
     fate = "runs on" if leave else "ended"
     size, frozen = f"{done.size_bytes >> 10} KiB", f"frozen for {done.frozen_ns / 1e6:.1f} ms"
-    print(f"{done.image}: process {pid}, {size}; {frozen}, {fate}")
+    # A name that a terminal would obey, or that is not UTF-8, is quoted.
+    image = done.image if done.image.isprintable() else ascii(done.image)
+    print(f"{image}: process {pid}, {size}; {frozen}, {fate}")
     for tid, wait in done.waits.items():
         _tell(tid, wait)
     return 0

@@ -39,9 +39,16 @@ def run(words: list[str]) -> int:
         return 0
     from livecr.restore import restore
 
+    if "detach" not in given:
+        # Before there is a program: a signal in the moment that it starts to run must not end livecr alone.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON | {signal.SIGCHLD})
+        # If whoever started us ignores it, waitpid would tell nothing.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     restored = restore(given.operand)
     for warning in restored.warnings:
-        print(f"livecr: {warning}", file=sys.stderr)
+        from livecr.cli.terminal import clean
+
+        print(f"livecr: {clean(warning)}", file=sys.stderr)
     if "detach" in given:
         print(restored.pid)
         return 0
@@ -51,7 +58,6 @@ def run(words: list[str]) -> int:
 def _stay_parent(pid: int) -> int:
     """Pass signals on until the program ends; its exit status as a shell gives it."""
     waited_for = _PASSED_ON | {signal.SIGCHLD}
-    signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:

@@ -64,6 +64,9 @@ class Descriptor:
         self.lines = lines  # fdinfo, further lines
 
 
+_ENDED = (FileNotFoundError, ProcessLookupError)  # before the open, and between open and read
+
+
 def read(pid: int, name: str) -> bytes:
     """The content of /proc/``pid``/``name``. Raises OSError."""
     with open(f"/proc/{pid}/{name}", "rb") as file:
@@ -93,7 +96,10 @@ def children(pid: int) -> list[int]:
     """The PIDs of its children."""
     found: list[int] = []
     for tid in threads(pid):
-        found.extend(int(word) for word in _text(pid, f"task/{tid}/children").split())
+        try:
+            found.extend(int(word) for word in _text(pid, f"task/{tid}/children").split())
+        except _ENDED:
+            continue  # the thread has just ended; its children have gone to another thread of the process
     return found
 
 
@@ -156,12 +162,16 @@ _STAT_FIELDS = (
 
 
 def descriptors(pid: int) -> list[Descriptor]:
-    """Every open descriptor, ascending by number."""
+    """Every open descriptor, ascending by number; of a running process, those that stay open meanwhile."""
     found = []
     for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
         pos = flags = mount = 0
         rest = []
-        for line in _text(pid, f"fdinfo/{fd}").splitlines():
+        try:
+            lines, target = _text(pid, f"fdinfo/{fd}").splitlines(), link(pid, f"fd/{fd}")
+        except FileNotFoundError:
+            continue  # it has just been closed
+        for line in lines:
             name, _, value = line.partition(":")
             if name == "pos":
                 pos = int(value)
@@ -171,7 +181,7 @@ def descriptors(pid: int) -> list[Descriptor]:
                 mount = int(value)
             else:
                 rest.append(line)
-        found.append(Descriptor(fd, link(pid, f"fd/{fd}"), pos, flags, mount, rest))
+        found.append(Descriptor(fd, target, pos, flags, mount, rest))
     return found
 
 

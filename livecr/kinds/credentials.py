@@ -44,8 +44,8 @@ class Credentials(Record):
 
 
 def obstacles(pid: int) -> list[Obstacle]:
-    """seccomp is not saved by this version."""
-    if procfs.status(pid).get("Seccomp", "0") == "0":
+    """seccomp is not saved by this version; and the engine's calls could be fatal under a filter."""
+    if not any(_confined(pid, tid) for tid in procfs.threads(pid)):
         return []
     return [
         Obstacle(
@@ -54,6 +54,14 @@ def obstacles(pid: int) -> list[Obstacle]:
             "this version of livecr does not restore seccomp filters",
         )
     ]
+
+
+def _confined(pid: int, tid: int) -> bool:
+    """Each task has its own filters, unless they were set with SECCOMP_FILTER_FLAG_TSYNC."""
+    try:
+        return procfs.status(pid, tid).get("Seccomp", "0") != "0"
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it has just ended
 
 
 def _told(told: dict[str, str], securebits: int) -> Credentials:

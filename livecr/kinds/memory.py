@@ -302,6 +302,7 @@ def load(memory: Memory, seed: Seed, shared: dict[int, int], holding: set[int]) 
     finally:
         for fd in opened.values():
             os.close(fd)
+    seed.drop_fetched()  # known by numbers of ours, which will now be used for other files
 
 
 def _map(

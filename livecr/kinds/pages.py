@@ -75,7 +75,9 @@ def stored(pid: int, mappings: list[Mapping]) -> Runs:
             if m.path in ("[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]"):
                 continue
             if not m.shared:
-                runs.scan(lib.lcr_scan_private, pagemap, m.start, m.end)
+                # Of anonymous memory every page counts, which is told sooner than whose a file's page is.
+                how = lib.lcr_scan_private if m.path.startswith("/") else lib.lcr_scan_anonymous
+                runs.scan(how, pagemap, m.start, m.end)
             elif m.path == "/dev/zero (deleted)":
                 for start, end in _shared_extents(pid, m):
                     runs.add(start, end)

@@ -72,7 +72,9 @@ class Engine:
         self._resume = resume
         self._blob = blob()
         self._mappings = procfs.mappings(process.pid, with_flags=False)
-        self._cave, self._original = _find_cave(process.leader, self._mappings, self._blob)
+        self._cave, self._original, is_leftover = _find_cave(process.leader, self._mappings, self._blob)
+        if is_leftover:
+            self._refuse_occupied()
         taken = [(m.start, m.end) for m in self._mappings if m.end <= _TASK_SIZE]
         self.scratch = free_range(taken, SCRATCH_BYTES)
 
@@ -81,6 +83,19 @@ class Engine:
 
     def __exit__(self, *exc: object) -> None:
         self._process.leader.write(self._cave, self._original)
+
+    def _refuse_occupied(self) -> None:
+        """A task may be on its way back in what a killed livecr left, and need every byte of it.
+
+        Nor could such a task be in an image, which has the vDSO as the kernel makes it.
+        """
+        for task in self._process.tasks:
+            if self._cave <= task.registers().rip < self._cave + len(self._blob):
+                raise Failed(
+                    "it has not yet found back from a livecr that was killed",
+                    where=f"task {task.tid} of process {task.pid}",
+                    way_out="try again",
+                )
 
     def borrow(self, task: Tracee) -> Borrowed:
         """Lend out one task: a context manager whose ``run`` makes calls in it."""
@@ -182,8 +197,8 @@ def inject(task: Tracee, entry: int, base: Any, program: Program) -> list[int]:
     return results
 
 
-def _find_cave(task: Tracee, mappings: list[procfs.Mapping], engine: bytes) -> tuple[int, bytes]:
-    """Where the engine can be written: its address, and the bytes that are there now."""
+def _find_cave(task: Tracee, mappings: list[procfs.Mapping], engine: bytes) -> tuple[int, bytes, bool]:
+    """Where the engine can be written: its address, the bytes there now, and whether it is a leftover."""
     executable = [m for m in mappings if m.perms == "r-xp" and m.end <= _TASK_SIZE]
     executable.sort(key=lambda m: (m.path != "[vdso]", m.start))
     magic = engine[:_CALL_OFFSET]
@@ -192,10 +207,10 @@ def _find_cave(task: Tracee, mappings: list[procfs.Mapping], engine: bytes) -> t
         leftover = page.find(magic)
         if leftover >= 0 and leftover % 16 == 0:
             # Of a livecr that was killed. Put back afterwards: a signal handler may yet return into it.
-            return mapping.end - PAGE + leftover, page[leftover : leftover + len(engine)]
+            return mapping.end - PAGE + leftover, page[leftover : leftover + len(engine)], True
         used = (len(page.rstrip(b"\0")) + 31) & ~15
         if PAGE - used >= len(engine):
-            return mapping.end - PAGE + used, bytes(len(engine))
+            return mapping.end - PAGE + used, bytes(len(engine)), False
     raise Failed(
         "no room for the engine: no executable mapping ends in unused bytes",
         where=f"process {task.pid}",

@@ -8,6 +8,7 @@ interrupted is restarted by the kernel itself, since no signal is there to be de
 from __future__ import annotations
 
 import os
+import time
 
 from livecr._native import ffi, lib
 from livecr.errors import Failed, Refused
@@ -16,10 +17,12 @@ from livecr.target import tracee
 from livecr.target.process import Process
 from livecr.target.tracee import Gone, Tracee
 
-__all__ = ["discard", "end", "freeze", "thaw"]
+__all__ = ["confirm", "discard", "end", "freeze", "thaw"]
 
 _STOP_TIMEOUT_MS = 5000
+_END_TIMEOUT_S = 2.0
 _ESRCH = 3
+_ECHILD = 10
 _EPERM = 1
 
 
@@ -52,16 +55,30 @@ def freeze(pid: int) -> Process:
 
 def thaw(process: Process) -> None:
     """Detach from every task; each goes on with the registers that it has, a group-stopped one stays so."""
-    for task in process.tasks:
-        _let_go(task)
+    ours = _is_our_child(process.pid)
+    for task in reversed(process.tasks):  # the leader's end is reported when all others are gone
+        # An ended child of ours that is not reaped here is reported to whoever in livecr waits for its child.
+        _let_go(task, reap=task is not process.leader or not ours)
     os.close(process.pidfd)
+
+
+def confirm(process: Process) -> None:
+    """Is it still there? Raises Gone when it has been killed (nothing else ends a frozen process)."""
+    process.leader.signal_mask()
+
+
+def _is_our_child(pid: int) -> bool:
+    try:
+        return procfs.stat(pid)["ppid"] == os.getpid()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def end(process: Process) -> None:
     """Kill the frozen process and wait until it has ended. Its parent still gets its status."""
     lib.lcr_syscall(_NR_PIDFD_SEND_SIGNAL, process.pidfd, 9, 0, 0, 0, 0)
     status = ffi.new("int *")
-    ours = procfs.stat(process.pid)["ppid"] == os.getpid()
+    ours = _is_our_child(process.pid)
     for task in reversed(process.tasks):  # the leader's end is reported when all others are gone
         if task is process.leader and ours:
             os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WNOWAIT)
@@ -88,6 +105,7 @@ def _task_ids(pid: int) -> list[int]:
 
 
 def _stop(pid: int, tids: list[int]) -> list[Tracee]:
+    """Those of the tasks that are stopped now; the others have ended. Raises Refused if one will not stop."""
     numbers = ffi.new("int[]", tids)
     status = ffi.new("int[]", len(tids))
     lib.lcr_freeze(numbers, len(tids), tracee.O_TRACESYSGOOD, _STOP_TIMEOUT_MS, status)
@@ -97,14 +115,14 @@ def _stop(pid: int, tids: list[int]) -> list[Tracee]:
     refusal = None
     for i, tid in enumerate(tids):
         if status[i] == -_EPERM:
-            refusal = _why_not(pid, tid)
+            refusal = _why_not(pid, tid) or refusal
         elif status[i] == 0:
             refusal = Refused(
                 f"it did not stop within {_STOP_TIMEOUT_MS // 1000} s (uninterruptible sleep)",
                 where=f"task {tid} of process {pid}",
                 way_out="wait until the device or the child that it waits for answers, then try again",
             )
-        elif status[i] < 0 and status[i] != -_ESRCH:
+        elif status[i] < 0 and status[i] not in (-_ESRCH, -_ECHILD):
             refusal = Refused(os.strerror(-status[i]), where=f"task {tid} of process {pid}")
     try:
         if refusal is not None:
@@ -131,22 +149,38 @@ def _bring_to_event_stop(task: Tracee) -> bool:
     return True
 
 
-def _let_go(task: Tracee) -> None:
+def _let_go(task: Tracee, *, reap: bool = True) -> None:
     try:
         if not task.stopped:
             task.stop_again()
         task.detach()
-    except Failed:
-        pass  # it has ended by itself: there is nothing to hand back
+    except Failed:  # it has been killed: there is nothing to hand back, but its end
+        if reap:
+            _reap(task)
 
 
-def _why_not(pid: int, tid: int) -> Refused:
+def _reap(task: Tracee) -> None:
+    """A task that ends while traced stays a zombie, and its parent hears nothing, until the tracer waits."""
+    status = ffi.new("int *")
+    give_up = time.monotonic() + _END_TIMEOUT_S
+    while time.monotonic() < give_up:
+        result = lib.lcr_wait(task.tid, status, tracee.WNOHANG)
+        if result < 0 or (result > 0 and not _alive(status[0])):
+            return
+        if result == 0:
+            time.sleep(0.001)
+
+
+def _why_not(pid: int, tid: int) -> Refused | None:
+    """The reason why a task cannot be seized; None if it is that the task has just ended."""
     where = f"task {tid} of process {pid}"
-    tracer = 0
-    with open(f"/proc/{pid}/task/{tid}/status", encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if line.startswith("TracerPid:"):
-                tracer = int(line.split()[1])
+    try:
+        told = procfs.status(pid, tid)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    if told["State"][:1] in ("Z", "X") and tid != pid:
+        return None
+    tracer = int(told["TracerPid"])
     if tracer:
         return Refused(
             f"it is already traced by process {tracer}",

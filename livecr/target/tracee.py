@@ -44,6 +44,7 @@ NT_PRSTATUS = 1
 NT_X86_XSTATE = 0x202
 
 SIGTRAP = 5
+SIGSTOP = 19
 SYSCALL_STOP = SIGTRAP | 0x80
 WNOHANG = 1
 WALL = 0x40000000
@@ -178,6 +179,13 @@ class Tracee:
         self.stopped = True
         return self.status
 
+    def look(self) -> bool:
+        """Whether it is in a stop or gone. Does not wait, and takes no exit status away from its parent."""
+        try:
+            return os.waitid(os.P_PID, self.tid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT | WALL) is not None
+        except ChildProcessError:
+            return True
+
     @property
     def stop_signal(self) -> int:
         """WSTOPSIG of the last stop; SYSCALL_STOP for entry and exit stops."""
@@ -199,16 +207,20 @@ class Tracee:
         self.stopped = False
 
     def wait_for(self, *, event: int | None = None, signal: int | None = None, resume: int = CONT) -> None:
-        """Wait for one kind of stop; signals that arrive instead are deferred, never lost."""
+        """Wait for one kind of stop; signals that arrive instead are deferred, never lost.
+
+        SIGSTOP is let through: the kernel then knows that the process is stopped, and keeps to it at detach.
+        """
         while True:
             self.wait()
             if event is not None and self.event == event:
                 return
             if signal is not None and self.event == 0 and self.stop_signal == signal:
                 return
-            if self.event == 0 and self.stop_signal != SYSCALL_STOP:
+            passed_on = SIGSTOP if self.event == 0 and self.stop_signal == SIGSTOP else 0
+            if self.event == 0 and self.stop_signal not in (SYSCALL_STOP, SIGSTOP):
                 self.deferred.append(self.stop_signal)
-            self.request(resume)
+            self.request(resume, 0, passed_on)
 
     def stop_again(self) -> None:
         """From any running state or stop to PTRACE_EVENT_STOP, on the signal-delivery path."""
@@ -287,7 +299,7 @@ class Tracee:
     def _memory(self, flags: int, act: Any, what: Any, address: int) -> Any:
         try:
             fd = os.open(f"/proc/{self.pid}/mem", flags | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             raise Gone("the process is gone", where=f"process {self.pid}") from None
         try:
             done = act(fd, what, address)

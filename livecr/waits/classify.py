@@ -40,9 +40,10 @@ class Wait(Record):
     host's plus the time namespace's offset) and ``remaining_ns`` (when it was frozen, not below 0) are None
     for a call without timeout. ``absolute``: the program gave a point in time. ``source`` and
     ``uncertainty_ns``: where the deadline was read and by how much it may be off; ``disagreement_ns``: by
-    how much two exact sources differed, 0 normally. The rest is the restart block's, where it was read:
-    ``kind`` ("nanosleep", "futex", "poll" or ""), ``rmtp`` of nanosleep, ``uaddr``, ``val``, ``flags``,
-    ``bitset`` of futex, ``ufds``, ``nfds`` of poll.
+    how much two exact sources differed, 0 normally. ``at_rmtp``: the struct timespec that was at the rmtp
+    of a relative sleep before the freeze wrote to it, empty if there is none or it is not known. The rest
+    is the restart block's, where it was read: ``kind`` ("nanosleep", "futex", "poll" or ""), ``rmtp`` of
+    nanosleep, ``uaddr``, ``val``, ``flags``, ``bitset`` of futex, ``ufds``, ``nfds`` of poll.
     """
 
     call: int
@@ -58,6 +59,7 @@ class Wait(Record):
     source: str = ""
     uncertainty_ns: int = 0
     disagreement_ns: int = 0
+    at_rmtp: bytes = b""
     kind: str = ""
     rmtp: int = 0
     uaddr: int = 0
@@ -125,7 +127,7 @@ def classify(tid: int, registers: Registers, evidence: Evidence, read_memory: Re
     if block is not None and not belongs(block, number):
         block = None
     found = deadlines(tid, call, arguments, evidence, read_memory, block=block, restarted=restarted)
-    return _wait(call, arguments, code, restarted, found, block, evidence)
+    return _wait(tid, call, arguments, code, restarted, found, block, evidence)
 
 
 def first_call(
@@ -191,6 +193,7 @@ def clock_obstacle(call: Call, arguments: list[int], where: str) -> Obstacle | N
 
 
 def _wait(
+    tid: int,
     call: Call,
     arguments: list[int],
     code: int,
@@ -215,6 +218,8 @@ def _wait(
             "uncertainty_ns": best.uncertainty_ns,
             "disagreement_ns": _disagreement_ns(found),
         }
+    if how(code) == "rearm" and "rmtp" in call.arguments and evidence.slept_until_frozen(tid) is not False:
+        fields["at_rmtp"] = evidence.at_rmtp.get((tid, arguments[call.arguments.index("rmtp")]), b"")
     return Wait(
         call=call.number,
         name=call.name,

@@ -61,6 +61,9 @@ class Evidence:
         self.frozen = False
         self.before: dict[int, TaskState] = {}
         self.after: dict[int, TaskState] = {}
+        self.at_rmtp: dict[
+            tuple[int, int], bytes
+        ] = {}  # what written.remember saw; (tid, address) -> timespec
         self.asleep: dict[int, tuple[int, int]] = {}  # tid -> (when it fell asleep, uncertainty)
         self.timers_before: list[Timer] | None = None
         self.timers_after: list[Timer] | None = None
@@ -95,6 +98,10 @@ class Evidence:
         """CLOCK_MONOTONIC of the host when the tasks were all stopped (or of the last look at a running
         one)."""
         return self.now_ns[clock.MONOTONIC]
+
+    def since_frozen_ns(self) -> int:
+        """How much time has passed since then."""
+        return clock.host_now_ns(clock.MONOTONIC) - self.frozen_at_ns
 
     def restart_block(self, tid: int) -> RestartBlock | None:
         """The task's restart block, as fresh as it is to be had."""

@@ -10,7 +10,7 @@ import os
 
 from livecr._native import ffi, lib
 from livecr.errors import Failed, Obstacle, Refused
-from livecr.kernel import clock
+from livecr.kernel import clock, procfs
 from livecr.kernel.bpf import TaskIterator, Unavailable
 from livecr.waits import catalog
 from livecr.waits.classify import belongs, clock_obstacle, first_call
@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from livecr.waits.catalog import Call
     from livecr.waits.deadlines import Deadline
 
-__all__ = ["LiveWait", "live_waits", "obstacles_before_freeze", "waiting_calls"]
+__all__ = [
+    *(
+        "Blocked",
+        "LiveWait",
+        "blocked",
+        "live_waits",
+        "obstacles_before_freeze",
+        "read_memory",
+        "waiting_calls",
+    ),
+]
 
 _EINTR_WAY_OUT = "a freeze would end this call with EINTR: try again while no task is in it"
 
@@ -38,7 +48,7 @@ class Blocked:
         self.rip = rip
 
 
-def _blocked(pid: int) -> dict[int, Blocked | None]:
+def blocked(pid: int) -> dict[int, Blocked | None]:
     """Every task by TID; None for one that runs. Raises Refused when the process is gone."""
     tasks: dict[int, Blocked | None] = {}
     try:
@@ -66,7 +76,7 @@ def _blocked(pid: int) -> dict[int, Blocked | None]:
 
 def waiting_calls(pid: int) -> dict[int, int]:
     """TID -> number of the system call that it is blocked in now (219 in restart_syscall)."""
-    return {tid: task.number for tid, task in _blocked(pid).items() if task is not None and task.number >= 0}
+    return {tid: task.number for tid, task in blocked(pid).items() if task is not None and task.number >= 0}
 
 
 # -- what a freeze would harm -------------------------------------------------------------------------------
@@ -75,7 +85,7 @@ def waiting_calls(pid: int) -> dict[int, int]:
 def obstacles_before_freeze(pid: int) -> list[Obstacle]:
     """Every task in a call that a mere freeze would end with EINTR, or that cannot be entered again."""
     obstacles = []
-    for tid, task in _blocked(pid).items():
+    for tid, task in blocked(pid).items():
         # A call that is not in the catalog is seldom blocked in: whether it is, the freeze will tell.
         call = catalog.CATALOG.get(task.number) if task is not None else None
         if task is None or call is None:
@@ -89,7 +99,20 @@ def obstacles_before_freeze(pid: int) -> list[Obstacle]:
             obstacles.append(Obstacle(where, text, _EINTR_WAY_OUT))
         elif (obstacle := clock_obstacle(call, task.arguments, where)) is not None:
             obstacles.append(obstacle)
+        elif call.encoding in _WRITTEN and not _writable(pid, task.arguments[call.timeout or 0]):
+            text = f"it waits in {call.name} with its timeout in read-only memory"
+            obstacles.append(Obstacle(where, text, _EINTR_WAY_OUT))
     return obstacles
+
+
+#: Timeouts in which the kernel leaves what is left; where it cannot, it ends the call with EINTR (fs/select.c).
+_WRITTEN = (catalog.LEFT, catalog.LEFT_TIMEVAL)
+
+
+def _writable(pid: int, address: int) -> bool:
+    if address == 0:
+        return True  # no timeout
+    return any(m.start <= address < m.end and "w" in m.perms for m in procfs.mappings(pid, with_flags=False))
 
 
 _NR_PIDFD_GETFD = 438
@@ -163,7 +186,7 @@ def live_waits(pid: int, iterator: TaskIterator | None = None) -> list[LiveWait]
 
 
 def _look(pid: int, iterator: TaskIterator | None) -> list[LiveWait]:
-    tasks = _blocked(pid)
+    tasks = blocked(pid)
     try:
         evidence = Evidence.before_freeze(pid, iterator)
     except (FileNotFoundError, ProcessLookupError):
@@ -176,14 +199,14 @@ def _live_wait(pid: int, tid: int, task: Blocked | None, evidence: Evidence) -> 
     if task is None or task.number < 0:
         return LiveWait(tid, comm, "running" if task is None else "blocked")
 
-    def read_memory(address: int, size: int) -> bytes:
-        return _read_memory(pid, address, size)
+    def read(address: int, size: int) -> bytes:
+        return read_memory(pid, address, size)
 
     number, block = task.number, evidence.restart_block(tid)
     restarted = number == NR_RESTART_SYSCALL
     if restarted:
         try:
-            number = first_call(block, task.arguments, task.rip, read_memory, f"task {tid}")
+            number = first_call(block, task.arguments, task.rip, read, f"task {tid}")
         except Refused:
             return LiveWait(tid, comm, "restart_syscall")
     call = catalog.CATALOG.get(number)
@@ -192,7 +215,7 @@ def _live_wait(pid: int, tid: int, task: Blocked | None, evidence: Evidence) -> 
     wait = LiveWait(tid, comm, call.name, _on(pid, call, task.arguments))
     # Outside of restart_syscall the block is a remainder of some earlier call.
     own = block if restarted and block is not None and belongs(block, number) else None
-    found = deadlines(tid, call, task.arguments, evidence, read_memory, block=own, restarted=restarted)
+    found = deadlines(tid, call, task.arguments, evidence, read, block=own, restarted=restarted)
     if found:
         _fill_in(wait, found[0], evidence)
     return wait
@@ -239,7 +262,8 @@ def _comm(pid: int, tid: int) -> str:
         return "?"
 
 
-def _read_memory(pid: int, address: int, size: int) -> bytes:
+def read_memory(pid: int, address: int, size: int) -> bytes:
+    """Of a running program. Raises Failed where nothing can be read."""
     try:
         fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
         try:

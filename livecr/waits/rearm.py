@@ -13,6 +13,7 @@ import time
 from livecr._native import ffi, lib
 from livecr.kernel import clock
 from livecr.waits.restart import ERESTART_RESTARTBLOCK
+from livecr.waits.written import rmtp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def rearm(wait: Wait, registers: Registers, seed: Seed, task: Tracee, now: Progr
     result = _interrupted_call(wait, seed, task, now)
     if result == ERESTART_RESTARTBLOCK:
         return registers
+    if wait.at_rmtp and rmtp(wait):
+        task.write(rmtp(wait), wait.at_rmtp)
     return registers.copy(rax=result, orig_rax=-1)
 
 

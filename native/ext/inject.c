@@ -32,23 +32,36 @@ static long set_registers(int tid, const struct lcr_regs *regs)
     return ptrace(PTRACE_SETREGS, tid, NULL, regs) < 0 ? -errno : 0;
 }
 
-/* Resume until the next syscall stop; whatever signal comes first is held back. */
-static long to_syscall_stop(int tid, uint64_t *deferred)
+/* What to do with a signal-delivery stop on the way: the signal to go on with. SIGSTOP, which nobody can block, is
+   let through: the kernel then knows that the process is stopped, lets a tracer move the task nevertheless, and
+   stops it for good when the tracer detaches or dies, unless a SIGCONT came meanwhile. Others are held back. */
+static long pass_on(int status, uint64_t *deferred)
+{
+    int signal = WSTOPSIG(status);
+    if (status >> 16 != 0 || signal == SYSCALL_STOP)
+        return 0;
+    if (signal == SIGSTOP)
+        return SIGSTOP;
+    if (deferred)
+        *deferred |= 1ULL << (signal - 1);
+    return 0;
+}
+
+/* Resume with `signal` (0: none) until the next syscall stop. */
+static long to_syscall_stop(int tid, long signal, uint64_t *deferred)
 {
     for (;;) {
         int status;
-        if (ptrace(PTRACE_SYSCALL, tid, NULL, NULL) < 0)
+        if (ptrace(PTRACE_SYSCALL, tid, NULL, signal) < 0)
             return -errno;
         long result = lcr_wait(tid, &status, 0);
         if (result < 0)
             return result;
         if (!WIFSTOPPED(status))
             return -ESRCH;
-        int event = status >> 16, signal = WSTOPSIG(status);
-        if (event == 0 && signal == SYSCALL_STOP)
+        if (status >> 16 == 0 && WSTOPSIG(status) == SYSCALL_STOP)
             return 0;
-        if (event == 0 && deferred)
-            *deferred |= 1ULL << (signal - 1);
+        signal = pass_on(status, deferred);
     }
 }
 
@@ -72,7 +85,7 @@ long lcr_inject(int tid, uint64_t entry, const struct lcr_regs *base, struct lcr
         prepare(&regs, base, entry, &calls[i]);
         long result = set_registers(tid, &regs);
         for (int stop = 0; stop < 2 && result == 0; stop++) /* entry, exit */
-            result = to_syscall_stop(tid, deferred);
+            result = to_syscall_stop(tid, 0, deferred);
         if (result == 0)
             result = finish(tid, &calls[i]);
         if (result < 0)
@@ -91,7 +104,7 @@ long lcr_inject_each(const int *tids, size_t count, uint64_t entry, const struct
         prepare(&regs, base, entry, &calls[i]);
         long result = set_registers(tids[i], &regs);
         if (result == 0)
-            result = to_syscall_stop(tids[i], NULL);
+            result = to_syscall_stop(tids[i], 0, NULL);
         if (result < 0)
             return result;
     }
@@ -105,7 +118,8 @@ long lcr_inject_each(const int *tids, size_t count, uint64_t entry, const struct
             return result;
         if (!WIFSTOPPED(status))
             return -ESRCH;
-        if (WSTOPSIG(status) != SYSCALL_STOP && (result = to_syscall_stop(tids[i], NULL)) < 0)
+        if (WSTOPSIG(status) != SYSCALL_STOP &&
+            (result = to_syscall_stop(tids[i], pass_on(status, NULL), NULL)) < 0)
             return result;
         if ((result = finish(tids[i], &calls[i])) < 0)
             return result;
@@ -120,14 +134,14 @@ long lcr_interrupted_call(int tid, uint64_t entry, const struct lcr_regs *base, 
     prepare(&regs, base, entry, call);
     long result = set_registers(tid, &regs);
     if (result == 0)
-        result = to_syscall_stop(tid, deferred);
+        result = to_syscall_stop(tid, 0, deferred);
     if (result < 0)
         return result;
     if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0)
         return -errno;
-    for (;;) {
+    for (long signal = 0;;) {
         int status;
-        if (ptrace(PTRACE_CONT, tid, NULL, NULL) < 0)
+        if (ptrace(PTRACE_CONT, tid, NULL, signal) < 0)
             return -errno;
         if ((result = lcr_wait(tid, &status, 0)) < 0)
             return result;
@@ -135,8 +149,7 @@ long lcr_interrupted_call(int tid, uint64_t entry, const struct lcr_regs *base, 
             return -ESRCH;
         if (status >> 16 == EVENT_STOP)
             return finish(tid, call);
-        if (status >> 16 == 0 && deferred)
-            *deferred |= 1ULL << (WSTOPSIG(status) - 1);
+        signal = pass_on(status, deferred);
     }
 }
 

@@ -12,7 +12,7 @@ struct lcr_call {
 
 /* Make `count` calls in the stopped task `tid`, whose instruction at `entry` is `syscall`; `base` are the
    registers to start each from. deferred gets a bit (1 << signal-1) for each signal that came instead of a
-   syscall stop and was held back. Returns how many calls were made (a failed "must" is the last of them), or
+   syscall stop and was held back; SIGSTOP is let through. Returns how many calls were made (a failed "must" is the last of them), or
    -errno if ptrace failed, -ESRCH if the task ended. */
 long lcr_inject(int tid, uint64_t entry, const struct lcr_regs *base, struct lcr_call *calls, size_t count,
                 uint64_t *deferred);

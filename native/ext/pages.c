@@ -19,7 +19,7 @@
 
 #define PAGE 4096UL
 
-/* -- which pages ------------------------------------------------------------------------------------------ */
+/* -- which pages ---------------------------------------------------------------------------------------- */
 
 /* include/uapi/linux/fs.h since 6.7; older headers have none of it. */
 struct scan_region {
@@ -88,7 +88,8 @@ long lcr_scan_private_entries(int fd, uint64_t start, uint64_t end, struct lcr_r
         if (got < 8)
             return got < 0 ? -errno : -EIO;
         for (ssize_t i = 0; i < got / 8; i++, start += PAGE) {
-            if (!(entries[i] & (ENTRY_PRESENT | ENTRY_SWAPPED)) || entries[i] & (ENTRY_FILE_OR_SHARED | ENTRY_GUARD))
+            uint64_t entry = entries[i];
+            if (!(entry & (ENTRY_PRESENT | ENTRY_SWAPPED)) || entry & (ENTRY_FILE_OR_SHARED | ENTRY_GUARD))
                 continue;
             if (found && runs[found - 1].end == start) {
                 runs[found - 1].end += PAGE;
@@ -134,14 +135,28 @@ int lcr_has_guard_scan(void)
     return known;
 }
 
+static long scan_own(int fd, uint64_t start, uint64_t end, uint64_t none, struct lcr_run *runs, size_t room,
+                     uint64_t *walk_end)
+{
+    if (!lcr_has_pagemap_scan())
+        return lcr_scan_private_entries(fd, start, end, runs, room, walk_end);
+    /* A guard page is a marker in the page table, which counts as swapped. */
+    if (lcr_has_guard_scan())
+        none |= IS_GUARD;
+    return scan(fd, start, end, 0, none, IS_PRESENT | IS_SWAPPED, runs, room, walk_end);
+}
+
 long lcr_scan_private(int pagemap_fd, uint64_t start, uint64_t end, struct lcr_run *runs, size_t room,
                       uint64_t *walk_end)
 {
-    if (!lcr_has_pagemap_scan())
-        return lcr_scan_private_entries(pagemap_fd, start, end, runs, room, walk_end);
-    /* A guard page is a marker in the page table, which counts as swapped. */
-    uint64_t none = IS_FILE | IS_PFNZERO | (lcr_has_guard_scan() ? IS_GUARD : 0);
-    return scan(pagemap_fd, start, end, 0, none, IS_PRESENT | IS_SWAPPED, runs, room, walk_end);
+    return scan_own(pagemap_fd, start, end, IS_FILE | IS_PFNZERO, runs, room, walk_end);
+}
+
+long lcr_scan_anonymous(int pagemap_fd, uint64_t start, uint64_t end, struct lcr_run *runs, size_t room,
+                        uint64_t *walk_end)
+{
+    /* Asking for "file" would make the kernel look at the struct page of each page. */
+    return scan_own(pagemap_fd, start, end, IS_PFNZERO, runs, room, walk_end);
 }
 
 long lcr_scan_guards(int pagemap_fd, uint64_t start, uint64_t end, struct lcr_run *runs, size_t room,
@@ -150,10 +165,10 @@ long lcr_scan_guards(int pagemap_fd, uint64_t start, uint64_t end, struct lcr_ru
     return scan(pagemap_fd, start, end, IS_GUARD, 0, 0, runs, room, walk_end);
 }
 
-/* -- copying ---------------------------------------------------------------------------------------------- */
+/* -- copying -------------------------------------------------------------------------------------------- */
 
-#define BUFFER (512 * 1024UL) /* stays in the second-level cache from the read to the write */
-#define PIECES 64             /* parts of one process_vm_readv */
+#define BUFFER (512 * 1024UL) /* stays in the cache from the read to the write */
+#define PIECES 64 /* parts of one process_vm_readv */
 #define STACK (256 * 1024UL)
 
 struct job {
@@ -177,7 +192,7 @@ static void give_up(struct job *job, long error, uint64_t where)
         atomic_store(&job->where, where);
 }
 
-/* The pages of [address, address + size), whatever their protection: only /proc/PID/mem overrides PROT_NONE. */
+/* The pages of [address, address + size), whatever their protection: /proc/PID/mem overrides PROT_NONE. */
 static long read_forced(struct job *job, char *into, size_t size, uint64_t address)
 {
     size_t done = 0;
@@ -300,33 +315,17 @@ static long copy_piece(struct job *job, char *buffer, size_t size, uint64_t posi
     return write_file(job, buffer, size, position);
 }
 
-/* Space for a whole chunk at once: quicker than page by page as the writes come. Not every file system can. */
-static long reserve(struct job *job, uint64_t position, uint64_t end)
-{
-    while (fallocate(job->fd, 0, (off_t)position, (off_t)(end - position)) < 0) {
-        if (errno == EOPNOTSUPP || errno == ENOSYS)
-            return 0;
-        if (errno != EINTR) {
-            long error = -errno;
-            give_up(job, error, 0);
-            return error;
-        }
-    }
-    return 0;
-}
-
 static void work_chunk(struct job *job, char *buffer, size_t chunk)
 {
     uint64_t position = chunk * job->chunk_bytes, end = position + job->chunk_bytes;
     if (end > job->size)
         end = job->size;
-    if (job->mem_fd >= 0 && reserve(job, position, end))
-        return;
     XXH3_state_t state;
     XXH3_64bits_reset(&state);
     while (position < end && !atomic_load(&job->error)) {
         size_t size = end - position < BUFFER ? end - position : BUFFER;
-        long error = job->mem_fd < 0 ? read_file(job, buffer, size, position) : copy_piece(job, buffer, size, position);
+        long error = job->mem_fd < 0 ? read_file(job, buffer, size, position)
+                                     : copy_piece(job, buffer, size, position);
         if (error)
             return;
         XXH3_64bits_update(&state, buffer, size);

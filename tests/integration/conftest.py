@@ -1,4 +1,4 @@
-"""What the integration tests share: compiled programs, started processes that are always ended, livecr itself.
+"""What the integration tests share: compiled programs, processes that are always ended, livecr itself.
 
 ``target`` starts a program as a service would (own session, input from /dev/null, output to a file), and ends
 every process that it or a restore started, by its PID, whatever happens to the test.
@@ -42,8 +42,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             flags = re.search(r"build: (.*)", source.read_text()[:1000])
             output = directory / name
             subprocess.run(
-                ["gcc", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", output, source]
-                + (flags.group(1).split() if flags else []),
+                [
+                    *("gcc", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", output, source),
+                    *(flags.group(1).split() if flags else []),
+                ],
                 check=True,
             )
             made[name] = output
@@ -99,10 +101,16 @@ class Target:
             return True
 
     def killed(self) -> None:
-        """The checkpoint has ended it: its parent, this test, sees a SIGKILL."""
-        assert self._child is not None
-        assert self._child.wait(20) == -signal.SIGKILL
-        self._child = None
+        """The checkpoint has ended it: its parent, this test or `livecr restore`, sees a SIGKILL."""
+        if self._child is not None:
+            assert self._child.wait(20) == -signal.SIGKILL
+            self._child = None
+        else:
+            assert self._restorer is not None
+            assert self._restorer.wait(20) == 128 + signal.SIGKILL
+            if self._restorer.stdout:
+                self._restorer.stdout.close()
+            self._restorer = None
 
     def restore(self, image: Path) -> None:
         """`livecr restore` in the foreground; the program lives when this returns."""
@@ -138,6 +146,11 @@ class Target:
         """Send it a signal."""
         os.kill(self.pid, number)
 
+    def signal_livecr(self, number: int) -> None:
+        """Send a signal to the `livecr restore` that is its parent."""
+        assert self._restorer is not None
+        self._restorer.send_signal(number)
+
     def end(self) -> None:
         """End it, and livecr if that is its parent now."""
         for process in (self._child, self._restorer):
@@ -168,6 +181,26 @@ def target(tmp_path: Path) -> Iterator[Callable[..., Target]]:
     yield start
     for one in started:
         one.end()
+
+
+@pytest.fixture
+def counter(program: Callable[[str], Path], target: Callable[..., Target]) -> Callable[..., Target]:
+    """Start the counter: ``counter(KIND, PATH)``."""
+
+    def start(*words: str | Path) -> Target:
+        one = target([program("counter"), *words])
+        one.until_printed("ready")
+        return one
+
+    return start
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """An empty directory for images."""
+    directory = tmp_path / "images"
+    directory.mkdir()
+    return directory
 
 
 @pytest.fixture

@@ -62,9 +62,10 @@ def scan(function: Scan, pagemap: int, start: int, end: int, room: int = 64) -> 
 
 
 SCANS = [lib.lcr_scan_private, lib.lcr_scan_private_entries]
+ANONYMOUS_SCANS = [*SCANS, lib.lcr_scan_anonymous]
 
 
-@pytest.mark.parametrize("function", SCANS)
+@pytest.mark.parametrize("function", ANONYMOUS_SCANS)
 def test_only_pages_that_were_written_are_found(function: Scan, pagemap: int) -> None:
     memory = Memory(64)
     memory.write(3, 4, 5, 20, 63)
@@ -72,7 +73,7 @@ def test_only_pages_that_were_written_are_found(function: Scan, pagemap: int) ->
     assert scan(function, pagemap, memory.start, memory.end) == expected
 
 
-@pytest.mark.parametrize("function", SCANS)
+@pytest.mark.parametrize("function", ANONYMOUS_SCANS)
 def test_a_scan_goes_on_where_its_room_ended(function: Scan, pagemap: int) -> None:
     memory = Memory(3000)
     memory.write(*range(0, 3000, 2))
@@ -92,13 +93,14 @@ def test_of_a_mapped_file_only_changed_pages_are_found(function: Scan, pagemap: 
     assert scan(function, pagemap, start, start + 16 * PAGE) == [(start + 5 * PAGE, start + 6 * PAGE)]
 
 
-def test_pages_that_were_only_read_cost_nothing(pagemap: int) -> None:
+@pytest.mark.parametrize("function", [lib.lcr_scan_private, lib.lcr_scan_anonymous])
+def test_pages_that_were_only_read_cost_nothing(function: Scan, pagemap: int) -> None:
     if not lib.lcr_has_pagemap_scan():
         pytest.skip("this kernel has no PAGEMAP_SCAN, and entries do not tell the zero page")
     memory = Memory(16)
     assert memory.map[7 * PAGE] == 0
     memory.write(9)
-    found = scan(lib.lcr_scan_private, pagemap, memory.start, memory.end)
+    found = scan(function, pagemap, memory.start, memory.end)
     assert found == [(memory.page(9), memory.page(10))]
 
 
@@ -112,7 +114,7 @@ def test_a_sparse_terabyte_is_scanned_at_once(pagemap: int) -> None:
     assert scan(lib.lcr_scan_private, pagemap, start, start + (1 << 40)) == [(middle, middle + PAGE)]
 
 
-@pytest.mark.parametrize("function", SCANS)
+@pytest.mark.parametrize("function", ANONYMOUS_SCANS)
 def test_guard_pages_are_not_content(function: Scan, pagemap: int) -> None:
     if not lib.lcr_has_guard_scan():
         pytest.skip("this kernel does not tell guard pages")

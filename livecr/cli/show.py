@@ -1,0 +1,367 @@
+"""`livecr show`: what is in an image, every byte of which is checked first."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from livecr.cli import arguments
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, TypeVar
+
+    from livecr.cli.terminal import Table
+    from livecr.content import Content
+    from livecr.image.elfcore import Core
+    from livecr.kinds.memory import Vma
+
+    T = TypeVar("T")
+
+__all__ = ["describe", "run"]
+
+USAGE = """usage: livecr show IMAGE [--json]
+
+Tell what is in the directory IMAGE, once all of it has been checked: the process, its threads and their
+waits, memory by kind, descriptors, signals and timers. Exit code 5: it is damaged, or no image of livecr.
+
+  --json   for programs; times in ns, sizes in bytes"""
+
+_NS = 1_000_000_000
+_SIG_IGN = 1
+_SIGNALS, _SIGRTMIN = 64, 34  # the kernel's own SIGRTMIN is 32; glibc keeps two
+_ITIMERS = ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF")
+_ARGUMENTS_BYTES_MAX = 1 << 20
+
+
+def run(words: list[str]) -> int:
+    """The command."""
+    given = arguments.parse(words, USAGE, operand="IMAGE", options=("json",))
+    if given is None:
+        return 0
+    from livecr.cli.terminal import print_json, print_tables
+
+    told = describe(given.operand)
+    if "json" in given:
+        print_json(told)
+    else:
+        print_tables(_tables(told))
+    return 0
+
+
+# -- what is told ------------------------------------------------------------------------------------------
+
+
+def describe(image: str) -> dict[str, Any]:
+    """Everything that is shown, as plain values: times in ns, sizes in bytes. Raises BadImage."""
+    from livecr.content import Content
+    from livecr.image import integrity, manifest
+    from livecr.image.elfcore import Core
+
+    told = manifest.read(image, Content)
+    integrity.verify(image, told.files)
+    content, record = told.content, told.content.process
+    with Core.open(os.path.join(image, f"{record.session.pid}.core")) as core:
+        return {
+            "image": os.path.abspath(image),
+            "livecr": told.livecr,
+            "kernel": told.kernel,
+            "created": told.created,
+            "size_bytes": sum(file.size_bytes for file in told.files),
+            "process": _process(content, core, image),
+            "threads": _threads(content),
+            "memory": _memory(content, core),
+            "descriptors": _descriptors(content, image),
+            "signals": _signals(content),
+            "timers": _timers(content),
+        }
+
+
+def _at(rows: Sequence[T], index: int, image: str) -> T:
+    """A row that another record names. Raises BadImage where there is none."""
+    if not 0 <= index < len(rows):
+        from livecr.errors import BadImage
+
+        raise BadImage("its records do not fit together", where=image)
+    return rows[index]
+
+
+def _process(content: Content, core: Core, image: str) -> dict[str, Any]:
+    record = content.process
+    session = record.session
+    leader = _at(record.threads, 0, image)
+    own = _at(record.credentials, leader.credentials, image)
+    return {
+        "pid": session.pid,
+        "name": content.name,
+        "command": _command_line(record.memory.layout, core),
+        "executable": record.memory.exe.path,
+        "directory": session.cwd,
+        "pgid": session.pgid,
+        "sid": session.sid,
+        "uid": own.uids[0] if own.uids else None,
+        "gid": own.gids[0] if own.gids else None,
+        "frozen_at_ns": content.frozen_at.realtime_ns,
+    }
+
+
+def _command_line(layout: dict[str, int], core: Core) -> list[str] | None:
+    """From the program's own memory, as ps sees it; None when that is not in the image."""
+    start, end = layout.get("arg_start", 0), layout.get("arg_end", 0)
+    if not 0 < end - start <= _ARGUMENTS_BYTES_MAX:
+        return None
+    for i in range(core.run_count):
+        run = core.runs[i]
+        if run.start <= start and end <= run.end:
+            raw = os.pread(core.fd, end - start, run.offset + start - run.start)
+            return [word.decode("utf-8", "backslashreplace") for word in raw.removesuffix(b"\0").split(b"\0")]
+    return None
+
+
+def _threads(content: Content) -> list[dict[str, Any]]:
+    from livecr.kernel.clock import clock_name
+
+    waits = {waiting.tid: waiting.wait for waiting in content.waits}
+    found = []
+    for thread in content.process.threads:
+        wait = waits.get(thread.tid)
+        shown = None
+        if wait is not None:
+            shown = {
+                "call": wait.name,
+                "arguments": wait.arguments,
+                "clock": None if wait.clock is None else clock_name(wait.clock),
+                "deadline_ns": wait.deadline_ns,
+                "remaining_ns": wait.remaining_ns,
+                "source": wait.source,
+                "uncertainty_ns": wait.uncertainty_ns,
+                "disagreement_ns": wait.disagreement_ns,
+            }
+        # The record holds the name's bytes, one a character.
+        name = thread.name.encode("latin-1", "replace").decode("utf-8", "backslashreplace")
+        found.append({"tid": thread.tid, "name": name, "wait": shown})
+    return found
+
+
+# In the order in which they are shown.
+_MEMORY_KINDS = (
+    *("heap", "stack", "anonymous", "private file", "shared file", "shared anonymous", "kernel's own"),
+)
+
+
+def _memory_kind(vma: Vma) -> str:
+    if vma.kind == "kernel":
+        return "kernel's own"
+    if vma.kind == "shared":
+        return "shared anonymous"
+    if vma.kind == "file":
+        return "shared file" if vma.perms[3:4] == "s" else "private file"
+    return {"[heap]": "heap", "[stack]": "stack"}.get(vma.name, "anonymous")
+
+
+def _memory(content: Content, core: Core) -> dict[str, Any]:
+    """Mapped and stored sizes by kind; stored is what the core file holds."""
+    memory = content.process.memory
+    kinds = {kind: {"mappings": 0, "mapped_bytes": 0, "stored_bytes": 0} for kind in _MEMORY_KINDS}
+    at = 0
+    for vma in memory.vmas:
+        kind = kinds[_memory_kind(vma)]
+        kind["mappings"] += 1
+        kind["mapped_bytes"] += vma.end - vma.start
+        # Each run of the core lies inside one mapping, and both ascend.
+        while at < core.run_count and core.runs[at].start < vma.end:
+            kind["stored_bytes"] += core.runs[at].end - core.runs[at].start
+            at += 1
+    return {
+        "kinds": {kind: sizes for kind, sizes in kinds.items() if sizes["mappings"]},
+        "mapped_bytes": sum(sizes["mapped_bytes"] for sizes in kinds.values()),
+        "stored_bytes": sum(sizes["stored_bytes"] for sizes in kinds.values()),
+        "files": [file.path for file in memory.files],
+        "guard_ranges": len(memory.guards),
+    }
+
+
+def _descriptors(content: Content, image: str) -> list[dict[str, Any]]:
+    table = content.process.descriptors
+    held = {pipe.pipe: len(pipe.data) for pipe in table.pipes}
+    found = []
+    for descriptor in table.descriptors:
+        description: Any = _at(table.descriptions, descriptor.description, image)
+        kind = type(description).__struct_config__.tag
+        what = getattr(description, "path", "")
+        if kind in ("pipe", "fifo"):
+            data = f"{held.get(description.pipe, 0)} bytes in it"
+            what = f"{what}, {data}" if what else f"pipe:[{description.pipe}], {data}"
+        elif kind == "eventfd":
+            what = f"count {description.count}"
+        elif getattr(description, "content", ""):
+            what += " (deleted; its content is in the image)"
+        found.append(
+            {
+                "fd": descriptor.fd,
+                "kind": kind,
+                "what": what,
+                "access": _ACCESS.get(getattr(description, "flags", 0) & os.O_ACCMODE, ""),
+                "offset": getattr(description, "offset", None),
+                "description": descriptor.description,
+                "close_on_exec": descriptor.close_on_exec,
+            }
+        )
+    return found
+
+
+_ACCESS = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "rw"}
+
+
+def _signal_name(number: int) -> str:
+    from signal import Signals
+
+    if _SIGRTMIN <= number <= _SIGNALS:
+        return "SIGRTMIN" + (f"+{number - _SIGRTMIN}" if number > _SIGRTMIN else "")
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _signals(content: Content) -> dict[str, list[str]]:
+    """By name; pending ones in the order of their queues, the process's own first."""
+    record = content.process
+    queues = [record.pending, *(thread.pending for thread in record.threads)]
+    return {
+        "handled": [_signal_name(a.signal) for a in record.actions if a.handler > _SIG_IGN],
+        "ignored": [_signal_name(a.signal) for a in record.actions if a.handler == _SIG_IGN],
+        "pending": [_signal_name(int.from_bytes(info[:4], "little")) for queue in queues for info in queue],
+    }
+
+
+def _timers(content: Content) -> list[dict[str, Any]]:
+    """Interval timers and POSIX timers; remaining_ns 0: not set."""
+    from livecr.kernel.clock import clock_name
+
+    record = content.process
+    interval = [
+        {
+            "timer": _ITIMERS[timer.which] if 0 <= timer.which < len(_ITIMERS) else str(timer.which),
+            "clock": None,
+            "remaining_ns": timer.remaining_us * 1000,
+            "interval_ns": timer.interval_us * 1000,
+        }
+        for timer in record.interval_timers
+    ]
+    return interval + [
+        {
+            "timer": f"POSIX timer {timer.id}",
+            "clock": clock_name(timer.clock),
+            "remaining_ns": timer.remaining_ns,
+            "interval_ns": timer.interval_ns,
+        }
+        for timer in record.posix_timers
+    ]
+
+
+# -- for people ---------------------------------------------------------------------------------------------
+
+
+def _tables(told: dict[str, Any]) -> list[Table]:
+    from livecr.cli.terminal import Table
+
+    tables = [
+        Table(told["image"], (), _about(told)),
+        Table(
+            "threads",
+            (">task", "name", "waits in", ">time left", "known from", ">off by up to"),
+            _waits(told),
+        ),
+        Table("memory", ("kind", ">mappings", ">mapped", ">stored"), _sizes(told["memory"])),
+        Table(
+            "descriptors",
+            (">fd", "kind", "access", ">offset", "what"),
+            [
+                (d["fd"], d["kind"], d["access"], "" if d["offset"] is None else d["offset"], d["what"])
+                for d in told["descriptors"]
+            ],
+        ),
+        Table("signals", (), [(name, ", ".join(found) or "none") for name, found in told["signals"].items()]),
+    ]
+    if told["timers"]:
+        tables.append(
+            Table("timers", ("timer", "clock", ">time left", ">interval"), _timer_rows(told["timers"]))
+        )
+    return tables
+
+
+def _about(told: dict[str, Any]) -> list[tuple[str, object]]:
+    from livecr.cli.terminal import size
+
+    process = told["process"]
+    seconds, ns = divmod(process["frozen_at_ns"], _NS)
+    try:
+        frozen = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds)) + f".{ns // 1_000_000:03d} UTC"
+    except (OverflowError, OSError):
+        frozen = f"{seconds} s after 1970"
+    command = process["command"]
+    return [
+        ("process", f"{process['pid']} ({process['name']})"),
+        ("command", "not in the image" if command is None else _quoted(command)),
+        ("executable", process["executable"]),
+        ("directory", process["directory"]),
+        ("user, group", f"{process['uid']}, {process['gid']}"),
+        ("session, group", f"{process['sid']}, {process['pgid']}"),
+        ("frozen at", frozen),
+        ("kernel", told["kernel"]),
+        ("livecr", told["livecr"]),
+        ("size", size(told["size_bytes"])),
+    ]
+
+
+def _quoted(words: list[str]) -> str:
+    from shlex import join
+
+    return join(words)
+
+
+def _waits(told: dict[str, Any]) -> list[tuple[object, ...]]:
+    from livecr.cli.terminal import duration
+
+    rows: list[tuple[object, ...]] = []
+    for thread in told["threads"]:
+        wait = thread["wait"]
+        if wait is None:
+            rows.append((thread["tid"], thread["name"], "no call: it ran", "", "", ""))
+            continue
+        off = wait["uncertainty_ns"] + wait["disagreement_ns"]
+        exactness = "" if wait["remaining_ns"] is None else duration(off) if off else "exact"
+        rows.append(
+            (
+                *(thread["tid"], thread["name"], wait["call"], duration(wait["remaining_ns"])),
+                *(wait["source"], exactness),
+            )
+        )
+    return rows
+
+
+def _sizes(memory: dict[str, Any]) -> list[tuple[object, ...]]:
+    from livecr.cli.terminal import size
+
+    rows: list[tuple[object, ...]] = [
+        (kind, sizes["mappings"], size(sizes["mapped_bytes"]), size(sizes["stored_bytes"]))
+        for kind, sizes in memory["kinds"].items()
+    ]
+    mappings = sum(sizes["mappings"] for sizes in memory["kinds"].values())
+    rows.append(("all", mappings, size(memory["mapped_bytes"]), size(memory["stored_bytes"])))
+    return rows
+
+
+def _timer_rows(timers: list[dict[str, Any]]) -> list[tuple[object, ...]]:
+    from livecr.cli.terminal import duration
+
+    return [
+        (
+            *(timer["timer"], timer["clock"] or ""),
+            duration(timer["remaining_ns"]) if timer["remaining_ns"] else "not set",
+            duration(timer["interval_ns"]) if timer["interval_ns"] else "",
+        )
+        for timer in timers
+    ]
