@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 
+from livecr import plausible
 from livecr.content import Content
-from livecr.errors import BadImage, Failed, LivecrError, Refused
+from livecr.errors import BadImage, Failed, LivecrError
 from livecr.image import integrity, manifest
 from livecr.image.elfcore import Core
 from livecr.kinds import descriptors, memory, process
@@ -39,16 +40,21 @@ def restore(image: str) -> Restored:
 
     Raises BadImage, Refused (nothing was made) or Failed (nothing is left of what was made).
     """
-    told = read(image)
+    told = manifest.read(image, Content)
+    verification = integrity.Verification(image, told.files)
     try:
-        with Core.open(os.path.join(image, f"{told.process.session.pid}.core")) as core:
-            _check(told, core)
-            with descriptors.Opened(told.process.descriptors, image) as opened:
-                return _build(told, core, opened)
+        with Core.open(os.path.join(image, f"{told.content.process.session.pid}.core")) as core:
+            if core.head_bytes > integrity.CHUNK_BYTES:
+                verification.finish()  # normally registers and tables are in the first chunk
+            plausible.check(told.content, core)
+            with descriptors.Opened(told.content.process.descriptors, image) as opened:
+                return _build(told.content, core, opened, verification)
     except (ArithmeticError, LookupError, ValueError) as error:
         # Every record is of its type; a value that is out of its range comes to light where it is used.
         what = f"its records do not fit together ({type(error).__name__}: {error})"
         raise BadImage(what, where=image) from error
+    finally:
+        verification.finish()  # damage that explains any other trouble comes first
 
 
 def read(image: str) -> Content:
@@ -58,74 +64,9 @@ def read(image: str) -> Content:
     return told.content
 
 
-def _check(told: Content, core: Core) -> None:
-    """Is everything there that the program needs, and is its place free?"""
-    record = told.process
-    tids = [thread.tid for thread in record.threads]
-    if [thread.tid for thread in core.threads] != tids or record.session.pid != tids[0]:
-        raise BadImage("its core file and its manifest are not of the same process", where=core.where)
-    _check_ranges(record, core)
-    _check_references(record, core)
-    for tid in tids:
-        _check_free(tid)
-    memory.check(record.memory)
-
-
-def _check_ranges(record: process.Process, core: Core) -> None:
-    """Mappings ascend and lie in user space, and every page has a mapping to go to."""
-    end = 0
-    vmas = iter(record.memory.vmas)
-    for vma in record.memory.vmas:
-        if (
-            vma.start < end
-            or vma.end <= vma.start
-            or vma.end > memory.USER_END
-            or (vma.start | vma.end) & 4095
-        ):
-            raise BadImage(f"a mapping at {vma.start:#x} is out of order", where=core.where)
-        if vma.kind == "file" and not 0 <= vma.file < len(record.memory.files):
-            raise BadImage(f"the mapping at {vma.start:#x} names no file", where=core.where)
-        end = vma.end
-    current = next(vmas, None)
-    for i in range(core.run_count):
-        run = core.runs[i]
-        while current is not None and current.end <= run.start:
-            current = next(vmas, None)
-        if current is None or run.start < current.start or run.end > current.end:
-            raise BadImage(f"pages at {run.start:#x} belong to no mapping", where=core.where)
-
-
-def _check_references(record: process.Process, core: Core) -> None:
-    """Records name each other by their place in a list; a negative one would be taken from its end."""
-    table = record.descriptors
-    references = [(thread.credentials, record.credentials) for thread in record.threads]
-    references += [(d.description, table.descriptions) for d in table.descriptors]  # type: ignore[misc]
-    if any(not 0 <= index < len(there) for index, there in references):
-        raise BadImage("its records do not fit together", where=core.where)
-
-
-def _check_free(tid: int) -> None:
-    try:
-        with open(f"/proc/{tid}/comm", encoding="utf-8", errors="replace") as file:
-            name = file.read().strip()
-        with open(f"/proc/{tid}/status", encoding="utf-8", errors="replace") as lines:
-            told = dict(line.rstrip("\n").split(":", 1) for line in lines if ":" in line)
-    except OSError:
-        return
-    state = told.get("State", "").strip()
-    rest = (
-        f" (it has ended; its parent {told.get('PPid', '?').strip()} has not waited for it)"
-        if "Z" in state[:1]
-        else ""
-    )
-    raise Refused(
-        f"its number {tid} is taken by process {told.get('Tgid', '?').strip()}, {name}{rest}",
-        where=f"task {tid}",
-        way_out="end that process, or wait until it has ended",
-    )
-
-
-def _build(told: Content, core: Core, opened: descriptors.Opened) -> Restored:
+def _build(
+    told: Content, core: Core, opened: descriptors.Opened, verification: integrity.Verification
+) -> Restored:
     now = ProgramTime(told.frozen_at)
     taken = [(vma.start, vma.end) for vma in told.process.memory.vmas]
     warnings: list[str] = []
@@ -143,6 +84,7 @@ def _build(told: Content, core: Core, opened: descriptors.Opened) -> Restored:
         process.load_memory(told.process, core, seed)
         tasks = process.load_tasks(told.process, opened, seed)
         process.load_rest(told.process, seed, tasks, now.elapsed_ns())
+        verification.finish()
         resumable = _enter_waits(told, core, seed, tasks, now)
         _resume(told, seed, tasks, resumable, now)
     except LivecrError:

@@ -1,7 +1,7 @@
 """Arguments of one command, taken apart by hand.
 
 argparse and getopt both import gettext and re, which takes half as long as Python's own start; and
-`checkpoint` has no time to lose. Every command describes itself by its usage text and the options that it takes.
+`checkpoint` has no time to lose. Every command describes itself by its usage text and the options it takes.
 """
 
 from __future__ import annotations

@@ -206,6 +206,11 @@ class Core:
         self.runs = ffi.new("struct lcr_run[]", runs)
         self.run_count = len(runs)
 
+    @property
+    def head_bytes(self) -> int:
+        """How much comes before the pages."""
+        return int(self.runs[0].offset) if self.run_count else self.size
+
     def _cut(self, start: int) -> bool:
         raise BadImage(f"the memory at {start:#x} is stored in part only", where=self.where)
 

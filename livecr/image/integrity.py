@@ -6,6 +6,7 @@ of it is on disk. Each of its files has XXH3-64 digests in the manifest. Called 
 
 from __future__ import annotations
 
+import _thread
 import os
 import stat
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from livecr.image.elfcore import Layout
 
-__all__ = ["CHUNK_BYTES", "NewImage", "new_image", "open_file", "verify"]
+__all__ = ["CHUNK_BYTES", "NewImage", "Verification", "new_image", "open_file", "verify"]
 
 CHUNK_BYTES = 16 << 20
 _FILES = "files"
@@ -191,17 +192,58 @@ class NewImage:
 
 def verify(path: str, files: Sequence[FileRecord], workers: int = 2) -> None:
     """Check size and digest of every file that the manifest names. Raises BadImage naming file and place."""
-    seen: set[str] = set()
+    _check_names(path, files)
     for record in files:
-        where = os.path.join(path, record.name)
-        if record.name in seen:
-            raise BadImage(f"the manifest names {record.name} twice", where=path)
-        seen.add(record.name)
-        fd = open_file(path, record.name)
+        _check_named(path, record, workers)
+
+
+class Verification:
+    """The digests of an image being checked while its restore begins; nothing may run before ``finish``.
+
+    Making one checks all sizes and every first chunk, where the tables are that a restore begins with; the
+    rest is read by a thread of its own. Raises BadImage.
+    """
+
+    def __init__(self, path: str, files: Sequence[FileRecord]) -> None:
+        self._found: BadImage | None = None
+        _check_names(path, files)
+        for record in files:
+            _check_named(path, record, 1, first_only=True)
+        rest = [record for record in files if record.size_bytes > CHUNK_BYTES]
+        self._running = _thread.allocate_lock()
+        if rest:
+            self._running.acquire()
+            _thread.start_new_thread(self._check, (path, rest))
+
+    def _check(self, path: str, files: Sequence[FileRecord]) -> None:
         try:
-            _check(fd, record, where, workers)
+            for record in files:
+                _check_named(path, record, 1)
+        except BadImage as error:
+            self._found = error
         finally:
-            os.close(fd)
+            self._running.release()
+
+    def finish(self) -> None:
+        """Wait until all is checked. Raises BadImage naming file and place."""
+        with self._running:
+            if self._found is not None:
+                raise self._found
+
+
+def _check_names(path: str, files: Sequence[FileRecord]) -> None:
+    names = [record.name for record in files]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadImage(f"the manifest names {name} twice", where=path)
+
+
+def _check_named(path: str, record: FileRecord, workers: int, *, first_only: bool = False) -> None:
+    fd = open_file(path, record.name)
+    try:
+        _check(fd, record, os.path.join(path, record.name), workers, first_only=first_only)
+    finally:
+        os.close(fd)
 
 
 def open_file(path: str, name: str) -> int:
@@ -247,17 +289,19 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 10
 
 
-def _check(fd: int, record: FileRecord, where: str, workers: int) -> None:
+def _check(fd: int, record: FileRecord, where: str, workers: int, *, first_only: bool) -> None:
     size = os.fstat(fd).st_size
     if size != record.size_bytes:
         raise BadImage(f"it has {size} bytes instead of {record.size_bytes}", where=where)
     if record.chunk_bytes != CHUNK_BYTES or len(record.xxh3) != -(-size // CHUNK_BYTES):
         raise BadImage("the manifest has the wrong number of digests for it", where=where)
+    if first_only:
+        size = min(size, CHUNK_BYTES)
     digests = _digest_room(size)
     result = lib.lcr_digest(fd, size, CHUNK_BYTES, digests, len(digests), workers)
     if result < 0:
         raise BadImage(f"reading it: {os.strerror(-result)}", where=where)
-    for index, (digest, expected) in enumerate(zip(digests, record.xxh3, strict=True)):
+    for index, (digest, expected) in enumerate(zip(digests, record.xxh3, strict=False)):
         if f"{digest:016x}" != expected:
             end = min((index + 1) * CHUNK_BYTES, size)
             raise BadImage(f"it is damaged somewhere in bytes {index * CHUNK_BYTES} to {end}", where=where)

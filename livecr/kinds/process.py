@@ -85,7 +85,7 @@ def save(
                     whole = {
                         "session": sessions.save(pid, told, borrowed),
                         "memory": memory.save(pid, mappings, guards, borrowed),
-                        "actions": signals.save_actions(borrowed),
+                        "actions": signals.save_actions(borrowed, told),
                         "interval_timers": timers.save_interval(borrowed),
                         "posix_timers": timers.save_posix(pid, borrowed),
                     }
@@ -129,7 +129,7 @@ def load_memory(record: Process, core: Core, seed: Seed) -> None:
     shared = memory.shared_objects(record.memory)
     try:
         memory.load(record.memory, seed, shared, holding)
-        pages.load(core, seed)
+        pages.load(core, record.memory, seed)
         memory.finish(record.memory, seed, core.auxv, holding)
     finally:
         for fd in shared.values():

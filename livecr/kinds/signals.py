@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from livecr._native import ffi
 from livecr.image.record import Record
+from livecr.kernel import procfs
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Action", "load_actions", "load_pending", "save_actions", "save_pending"]
 
-SIGKILL, SIGCHLD, SIGSTOP, SIGNALS = 9, 17, 19, 64
+SIGCHLD, SIGNALS = 17, 64
 _SIGSET_BYTES = 8
 _ACTION_BYTES = 32  # struct kernel_sigaction: handler, flags, restorer, mask
 _SIGINFO_BYTES = 128
@@ -29,7 +30,7 @@ PTRACE_PEEKSIGINFO_SHARED = 1
 
 
 class Action(Record):
-    """What rt_sigaction tells of one signal; signals with all zero are left out."""
+    """What rt_sigaction tells of one signal; those with their default action are left out."""
 
     signal: int
     handler: int
@@ -38,9 +39,14 @@ class Action(Record):
     mask: int
 
 
-def save_actions(borrowed: Borrowed) -> list[Action]:
-    """Ask for every signal but the two whose action is fixed."""
-    numbers = [n for n in range(1, SIGNALS + 1) if n not in (SIGKILL, SIGSTOP)]
+def save_actions(borrowed: Borrowed, told: dict[str, str]) -> list[Action]:
+    """Ask for every signal that is caught or ignored; ``told``: the lines of the process's status file.
+
+    Of signals with their default action only SIGCHLD has flags that mean something (SA_NOCLDWAIT).
+    """
+    numbers = [SIGCHLD]
+    of_interest = int(told["SigIgn"], 16) | int(told["SigCgt"], 16)
+    numbers += [n for n in range(1, SIGNALS + 1) if of_interest >> (n - 1) & 1 and n != SIGCHLD]
     program = Program()
     for i, number in enumerate(numbers):
         program.add("rt_sigaction", number, 0, borrowed.scratch + i * _ACTION_BYTES, _SIGSET_BYTES)
@@ -52,24 +58,20 @@ def save_actions(borrowed: Borrowed) -> list[Action]:
         handler, flags, restorer, mask = (
             int.from_bytes(raw[at + 8 * k : at + 8 * k + 8], "little") for k in range(4)
         )
-        if handler or flags or restorer or mask:
+        if handler or flags:
             found.append(Action(signal=number, handler=handler, flags=flags, restorer=restorer, mask=mask))
     return found
 
 
 def load_actions(actions: list[Action], seed: Seed) -> None:
-    """Set every action, the default ones too: an exec keeps what is ignored."""
-    by_number = {action.signal: action for action in actions}
+    """Set every action; what livecr itself ignores the seed ignores too (execve(2)), until it is set back."""
+    inherited = int(procfs.status(seed.pid)["SigIgn"], 16)
+    wanted = {n: (0, 0, 0, 0) for n in range(1, SIGNALS + 1) if inherited >> (n - 1) & 1}
+    wanted |= {a.signal: (a.handler, a.flags, a.restorer, a.mask) for a in actions}
     program = Program()
-    raw = bytearray()
-    for number in range(1, SIGNALS + 1):
-        action = by_number.get(number)
-        words = (action.handler, action.flags, action.restorer, action.mask) if action else (0, 0, 0, 0)
-        raw += b"".join(word.to_bytes(8, "little") for word in words)
-    at = seed.put(bytes(raw))
-    for number in range(1, SIGNALS + 1):
-        if number not in (SIGKILL, SIGSTOP):
-            program.add("rt_sigaction", number, at + (number - 1) * _ACTION_BYTES, 0, _SIGSET_BYTES)
+    at = seed.put(b"".join(word.to_bytes(8, "little") for words in wanted.values() for word in words))
+    for i, number in enumerate(wanted):
+        program.add("rt_sigaction", number, at + i * _ACTION_BYTES, 0, _SIGSET_BYTES)
     seed.run(program)
 
 

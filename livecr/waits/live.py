@@ -105,7 +105,7 @@ def obstacles_before_freeze(pid: int) -> list[Obstacle]:
     return obstacles
 
 
-#: Timeouts in which the kernel leaves what is left; where it cannot, it ends the call with EINTR (fs/select.c).
+#: Timeouts in which the kernel leaves what is left; where it cannot, the call ends with EINTR (fs/select.c).
 _WRITTEN = (catalog.LEFT, catalog.LEFT_TIMEVAL)
 
 
