@@ -2,8 +2,8 @@
 
 A Python exception between any two steps of a borrowed task's way home would harm the target, and a livecr
 that ends at once leaves half an image behind. So SIGINT, SIGTERM and their like are blocked
-(pthread_sigmask(3)) for as long as a checkpoint takes, and asked for (sigpending(2)) where it is safe to break
-off. Called by checkpoint.py.
+(pthread_sigmask(3)) for as long as a checkpoint takes, and asked for (sigpending(2)) where it is safe to
+break off. Called by checkpoint.py.
 """
 
 from __future__ import annotations

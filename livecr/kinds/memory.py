@@ -293,43 +293,44 @@ def load(memory: Memory, seed: Seed, shared: dict[int, int], holding: set[int]) 
     kernel = [vma for vma in memory.vmas if vma.kind == "kernel"]
     if kernel:
         program.add("arch_prctl", ARCH_MAP_VDSO_64, kernel[0].start)
-    seed.run(program)
     opened: dict[tuple[int, bool], int] = {}
     try:
+        ours = {vma.start: _backing(vma, memory, shared, opened) for vma in memory.vmas}
+        theirs = seed.fetch([fd for fd in dict.fromkeys(ours.values()) if fd >= 0])
         for vma in memory.vmas:
             if vma.kind != "kernel":
-                _map(vma, memory, seed, shared, opened, vma.start in holding)
+                fd = theirs.get(ours[vma.start], -1)
+                args = (
+                    _first_protection(vma, vma.start in holding),
+                    _mmap_flags(vma),
+                    fd,
+                    max(vma.offset, 0),
+                )
+                program.add("mmap", vma.start, vma.end - vma.start, *args)
+        seed.run(program)
     finally:
         for fd in opened.values():
             os.close(fd)
     seed.drop_fetched()  # known by numbers of ours, which will now be used for other files
 
 
-def _map(
-    vma: Vma,
-    memory: Memory,
-    seed: Seed,
-    shared: dict[int, int],
-    opened: dict[tuple[int, bool], int],
-    holds_pages: bool,
-) -> None:
-    protection = _first_protection(vma, holds_pages)
+def _mmap_flags(vma: Vma) -> int:
     flags = MAP_FIXED | (MAP_SHARED if vma.perms[3] == "s" else MAP_PRIVATE)
     if "dp" in vma.flags:
         flags = MAP_FIXED | MAP_DROPPABLE
+    if vma.kind == "anonymous":
+        flags |= MAP_ANONYMOUS
     for name, flag in _MMAP_FLAGS.items():
         if name in vma.flags and "dp" not in vma.flags:
             flags |= flag
-    program = Program()
-    if vma.kind == "anonymous":
-        args = (vma.start, vma.end - vma.start, protection, flags | MAP_ANONYMOUS, -1, 0)
-        program.add("mmap", *args)
-        seed.run(program)
-        return
-    fd = shared[vma.file] if vma.kind == "shared" else _open(vma, memory, opened)
-    theirs = seed.fetch(fd)
-    program.add("mmap", vma.start, vma.end - vma.start, protection, flags, theirs, vma.offset)
-    seed.run(program)
+    return flags
+
+
+def _backing(vma: Vma, memory: Memory, shared: dict[int, int], opened: dict[tuple[int, bool], int]) -> int:
+    """Our descriptor of what the mapping shows; -1 for none."""
+    if vma.kind == "shared":
+        return shared[vma.file]
+    return _open(vma, memory, opened) if vma.kind == "file" else -1
 
 
 def _open(vma: Vma, memory: Memory, opened: dict[tuple[int, bool], int]) -> int:
@@ -398,7 +399,7 @@ _MM_MAP = (
 def _set_layout(memory: Memory, seed: Seed, auxv: bytes) -> None:
     exe = os.open(memory.exe.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        theirs = seed.fetch(exe)
+        theirs = seed.fetch([exe])[exe]
     finally:
         os.close(exe)
     fields = b"".join(memory.layout[name].to_bytes(8, "little") for name in _MM_MAP)

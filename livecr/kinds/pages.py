@@ -179,7 +179,7 @@ def _make_huge_pages(core: Core, memory: Memory, seed: Seed) -> None:
     """
     ranges = _huge_ranges(core, memory)
     starts = [at for start, end in ranges for at in range(start, end, _HUGE_BYTES)]
-    fd, first = seed.fetch(core.fd), core.runs[0].offset
+    fd, first = seed.fetch([core.fd])[core.fd], core.runs[0].offset
     for i in range(0, len(starts), _IOVECS):
         some = starts[i : i + _IOVECS]
         pairs = b"".join(at.to_bytes(8, "little") + _PAGE_BYTES.to_bytes(8, "little") for at in some)
@@ -208,7 +208,7 @@ def _huge_ranges(core: Core, memory: Memory) -> list[tuple[int, int]]:
 
 def _load(core: Core, seed: Seed, workers: list[Any], first: int, end: int) -> None:
     """All workers read at the same time, each its own slice of the file, round by round."""
-    fd = seed.fetch(core.fd)
+    fd = seed.fetch([core.fd])[core.fd]
     iovecs = ffi.new("uint64_t[]", 2 * _IOVECS)
     after = ffi.new("uint64_t *")
     share = min(_CALL_BYTES_MAX, -(-(end - first) // len(workers) // _PAGE_BYTES) * _PAGE_BYTES)

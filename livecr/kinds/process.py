@@ -144,8 +144,6 @@ def load_tasks(record: Process, opened: descriptors.Opened, seed: Seed) -> dict[
     tasks = {seed.pid: seed.leader}
     for thread in record.threads[1:]:
         tasks[thread.tid] = seed.add_thread(thread.tid)
-    for task in tasks.values():
-        task.set_signal_mask(0xFFFFFFFFFFFFFFFF)  # whatever comes waits until the program itself can take it
     for thread in record.threads:
         threads.load(thread, seed, tasks[thread.tid])
     return tasks
@@ -153,6 +151,7 @@ def load_tasks(record: Process, opened: descriptors.Opened, seed: Seed) -> dict[
 
 def load_rest(record: Process, seed: Seed, tasks: dict[int, Tracee], elapsed_ns: int) -> None:
     """Signals, timers, and last of all the credentials, since the steps before need livecr's own rights."""
+    seed.step_from_now()
     signals.load_actions(record.actions, seed)
     timers.load(record.interval_timers, record.posix_timers, seed, elapsed_ns)
     # After the actions: the kernel drops a queued signal when it is set to be ignored.

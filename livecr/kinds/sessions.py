@@ -139,7 +139,7 @@ def load(session: Session, seed: Seed) -> None:
 def _change_directory(path: str, seed: Seed) -> None:
     directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        theirs = seed.fetch(directory)
+        theirs = seed.fetch([directory])[directory]
         program = Program()
         program.add("fchdir", theirs)
         seed.run(program)

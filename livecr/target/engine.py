@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from livecr.target.process import Process
     from livecr.target.tracee import Registers, Tracee
 
-__all__ = ["PAGE", "Borrowed", "Engine", "blob", "free_range"]
+__all__ = ["PAGE", "Borrowed", "Engine", "blob", "free_range", "inject", "native_registers", "run"]
 
 PAGE = 4096
 SCRATCH_BYTES = 4 * PAGE
@@ -44,9 +44,9 @@ _MAP_PRIVATE_ANONYMOUS = 0x22
 _MAP_FIXED_NOREPLACE = 0x100000
 
 
-def blob() -> bytes:
-    """The engine's bytes, save area included."""
-    with open(os.path.join(os.path.dirname(__file__), "..", "native", "engine.bin"), "rb") as file:
+def blob(name: str = "engine.bin") -> bytes:
+    """The bytes of a native part; by default the engine's, save area included."""
+    with open(os.path.join(os.path.dirname(__file__), "..", "native", name), "rb") as file:
         return file.read()
 
 
@@ -181,9 +181,18 @@ def native_registers(registers: Registers) -> Any:
 
 def inject(task: Tracee, entry: int, base: Any, program: Program) -> list[int]:
     """Run ``program`` in ``task`` through the ``syscall`` instruction at ``entry``."""
+
+    def step(calls: Any, deferred: Any) -> int:
+        return int(lib.lcr_inject(task.tid, entry, base, calls, len(program), deferred))
+
+    return run(task, program, step)
+
+
+def run(task: Tracee, program: Program, way: Callable[[Any, Any], int]) -> list[int]:
+    """Run ``program`` by ``way(calls, deferred)``, which tells how many calls were made, or -errno."""
     calls = program.native()
     deferred = ffi.new("uint64_t *")
-    done = lib.lcr_inject(task.tid, entry, base, calls, len(program), deferred)
+    done = way(calls, deferred)
     for signal in range(1, 65):
         if deferred[0] >> (signal - 1) & 1:
             task.deferred.append(signal)

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["Seed", "spawn"]
 
 SCRATCH_BYTES = 64 * PAGE
+TABLE_BYTES = 64 * PAGE
+_TABLE_CALLS = TABLE_BYTES // ffi.sizeof("struct lcr_call")
+_RUNNER_OFFSET = 2048  # the batch runner's place in the engine's page
+_ALL_SIGNALS = 0xFFFFFFFFFFFFFFFF
+_SIGTRAP = 1 << 4
 _TASK_SIZE = 0x7FFFFFFFF000
 _OPTIONS = tracee.O_TRACESYSGOOD | tracee.O_TRACECLONE | tracee.O_TRACEEXEC | tracee.O_EXITKILL
 _CALL_OFFSET = 8
@@ -96,6 +101,7 @@ class Seed:
         self._used = 0
         self._base: Any = None
         self._our_pidfd = -1
+        self._batches = False
         self._fetched: dict[int, int] = {}
 
     # -- making and unmaking -----------------------------------------------------------------------------
@@ -107,17 +113,23 @@ class Seed:
         registers = self.leader.registers()
         self._base = native_registers(registers)
         self._entry = registers.rip  # the seed's first instruction is `syscall`
-        size = PAGE + SCRATCH_BYTES
+        # What is sent to it from now on is for the program, and waits. Only the batch runner's trap does not.
+        self.leader.set_signal_mask(_ALL_SIGNALS & ~_SIGTRAP)
+        size = PAGE + SCRATCH_BYTES + TABLE_BYTES
         here = free_range([*taken, (registers.rip & ~0xFFF, (registers.rip & ~0xFFF) + PAGE)], size)
         program = Program()
         program.add("close_range", 0, _ALL_DESCRIPTORS, 0)
         program.add("munmap", here, size)  # the seed's stack or vDSO might be there
         flags = _MAP_PRIVATE_ANONYMOUS_FIXED
         program.add("mmap", here, PAGE, _PROT_READ | _PROT_EXEC, flags, -1, 0)
-        program.add("mmap", here + PAGE, SCRATCH_BYTES, _PROT_READ | _PROT_WRITE, flags, -1, 0)
+        program.add("mmap", here + PAGE, SCRATCH_BYTES + TABLE_BYTES, _PROT_READ | _PROT_WRITE, flags, -1, 0)
         self.run(program)
         self.leader.write(here, engine.blob())
+        self._runner = here + _RUNNER_OFFSET
+        self.leader.write(self._runner, engine.blob("batch.bin"))
         self._entry = here + _CALL_OFFSET
+        self._table = here + PAGE + SCRATCH_BYTES
+        self._batches = True
         self._scratch = here + PAGE
         program = Program()
         program.add("munmap", 0, here)
@@ -136,7 +148,21 @@ class Seed:
         self._used = 0
         if not len(program):
             return []
-        return inject(task or self.leader, self._entry, self._base, program)
+        who = task or self.leader
+        if not self._batches or len(program) > _TABLE_CALLS:
+            return inject(who, self._entry, self._base, program)
+
+        def batch(calls: Any, deferred: Any) -> int:
+            where = (self._runner, self._table, self._base)
+            return int(lib.lcr_batch(who.tid, *where, calls, len(program), deferred))
+
+        return engine.run(who, program, batch)
+
+    def step_from_now(self) -> None:
+        """No more batches: the trap that ends one would reset the program's own SIGTRAP action."""
+        self._batches = False
+        for task in self.process.tasks:
+            task.set_signal_mask(_ALL_SIGNALS)
 
     def put(self, content: bytes) -> int:
         """Place bytes in scratch memory for the next ``run``; their address there."""
@@ -158,17 +184,18 @@ class Seed:
         """The address of ``size`` zeroed bytes of scratch memory for the next ``run``."""
         return self.put(bytes(size))
 
-    def fetch(self, fd: int) -> int:
-        """Give it our descriptor ``fd``; the number that it has there. Kept until ``drop_fetched``."""
-        if fd not in self._fetched:
+    def fetch(self, fds: list[int]) -> dict[int, int]:
+        """Give it descriptors of ours; ours to the number that it has there. Kept until ``drop_fetched``."""
+        new = [fd for fd in fds if fd not in self._fetched]
+        program = Program()
+        if new and self._our_pidfd < 0:
+            program.add("pidfd_open", os.getpid(), 0)
+            (self._our_pidfd,) = self.run(program)
             program = Program()
-            if self._our_pidfd < 0:
-                program.add("pidfd_open", os.getpid(), 0)
-                (self._our_pidfd,) = self.run(program)
-                program = Program()
+        for fd in new:
             program.add("pidfd_getfd", self._our_pidfd, fd, 0)
-            (self._fetched[fd],) = self.run(program)
-        return self._fetched[fd]
+        self._fetched.update(zip(new, self.run(program), strict=True))
+        return {fd: self._fetched[fd] for fd in fds}
 
     def drop_fetched(self) -> None:
         """Close every descriptor that it was given so far."""

@@ -96,6 +96,49 @@ long lcr_inject(int tid, uint64_t entry, const struct lcr_regs *base, struct lcr
     return (long)count;
 }
 
+/* Resume until the SIGTRAP of int3; whatever signal comes first is held back. */
+static long to_trap(int tid, uint64_t *deferred)
+{
+    for (;;) {
+        int status;
+        if (ptrace(PTRACE_CONT, tid, NULL, NULL) < 0)
+            return -errno;
+        long result = lcr_wait(tid, &status, 0);
+        if (result < 0)
+            return result;
+        if (!WIFSTOPPED(status))
+            return -ESRCH;
+        int event = status >> 16, signal = WSTOPSIG(status);
+        if (event == 0 && signal == SIGTRAP)
+            return 0;
+        if (event == 0 && deferred)
+            *deferred |= 1ULL << (signal - 1);
+    }
+}
+
+long lcr_batch(int tid, uint64_t runner, uint64_t table, const struct lcr_regs *base, struct lcr_call *calls,
+               size_t count, uint64_t *deferred)
+{
+    struct lcr_regs regs = *base;
+    size_t size = count * sizeof *calls;
+    if (lcr_vm_write(tid, table, calls, size) != (long)size)
+        return -EFAULT;
+    regs.rip = runner;
+    regs.rbx = table;
+    regs.rbp = count;
+    regs.orig_rax = (uint64_t)-1;
+    long result = set_registers(tid, &regs);
+    if (result == 0)
+        result = to_trap(tid, deferred);
+    if (result < 0)
+        return result;
+    if (ptrace(PTRACE_GETREGS, tid, NULL, &regs) < 0)
+        return -errno;
+    if (lcr_vm_read(tid, table, calls, size) != (long)size)
+        return -EFAULT;
+    return (long)(count - regs.rbp);
+}
+
 long lcr_inject_each(const int *tids, size_t count, uint64_t entry, const struct lcr_regs *base,
                      struct lcr_call *calls)
 {

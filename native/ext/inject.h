@@ -17,6 +17,11 @@ struct lcr_call {
 long lcr_inject(int tid, uint64_t entry, const struct lcr_regs *base, struct lcr_call *calls, size_t count,
                 uint64_t *deferred);
 
+/* The same in a half-built process, by the batch runner (native/seed/batch.S) that stands at `runner` in it: one stop
+   for the whole table, which is copied to `table` in it and back. Not for a task that has SIGTRAP blocked. */
+long lcr_batch(int tid, uint64_t runner, uint64_t table, const struct lcr_regs *base, struct lcr_call *calls,
+               size_t count, uint64_t *deferred);
+
 /* The same single call in several tasks at once: all are set going, then all are waited for. calls[i] is for
    tids[i]. 0 or -errno. */
 long lcr_inject_each(const int *tids, size_t count, uint64_t entry, const struct lcr_regs *base,
