@@ -26,6 +26,7 @@ class MappedFile(Record):
     size_bytes: int
     mtime_ns: int
     build_id: str  # hex; empty where it has none
+    written: bool = False  # through a shared mapping: then its content is its own affair
 
 
 def identify(pid: int, m: procfs.Mapping) -> MappedFile:
@@ -45,14 +46,18 @@ def identify(pid: int, m: procfs.Mapping) -> MappedFile:
             where=f"process {pid}",
             way_out="restart the program, so that it uses the file that is there now",
         )
-    return identify_path(m.path)
+    return identify_path(m.path, written=m.shared and "mw" in m.flags)
 
 
-def identify_path(path: str) -> MappedFile:
-    """The file at ``path`` as it is now. Raises OSError."""
+def identify_path(path: str, *, written: bool = False) -> MappedFile:
+    """The file at ``path`` as it is now; ``written``: by the program itself. Raises OSError."""
     there = os.stat(path)
     return MappedFile(
-        path=path, size_bytes=there.st_size, mtime_ns=there.st_mtime_ns, build_id=build_id.of_file(path)
+        path=path,
+        size_bytes=there.st_size,
+        mtime_ns=there.st_mtime_ns,
+        build_id=build_id.of_file(path),
+        written=written,
     )
 
 
@@ -67,4 +72,6 @@ def difference(file: MappedFile) -> str:
     # The same build-id is the same program, also if it was installed again; without one, mtime has to do.
     if file.build_id:
         return "" if build_id.of_file(file.path) == file.build_id else "is another build"
-    return "" if there.st_mtime_ns == file.mtime_ns else "has been written to"
+    if file.written or there.st_mtime_ns == file.mtime_ns:
+        return ""
+    return "has been written to"

@@ -247,7 +247,7 @@ def check(memory: Memory) -> None:
             raise Refused(
                 f"{file.path} {why} since the checkpoint",
                 where="a mapped file",
-                way_out="restore the program from the same version of its files",
+                way_out="put back the file as it was at the checkpoint, or make a new checkpoint",
             )
     if memory.vdso_xxh3 and memory.vdso_xxh3 != vdso_digest():
         raise Refused(

@@ -179,13 +179,6 @@ class Tracee:
         self.stopped = True
         return self.status
 
-    def look(self) -> bool:
-        """Whether it is in a stop or gone. Does not wait, and takes no exit status away from its parent."""
-        try:
-            return os.waitid(os.P_PID, self.tid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT | WALL) is not None
-        except ChildProcessError:
-            return True
-
     @property
     def stop_signal(self) -> int:
         """WSTOPSIG of the last stop; SYSCALL_STOP for entry and exit stops."""

@@ -13,14 +13,16 @@ import time
 from contextlib import suppress
 
 from livecr.errors import Failed
+from livecr.target import tracee
 from livecr.target.tracee import Tracee
 from livecr.waits import catalog, live
-from livecr.waits.restart import NR_RESTART_SYSCALL
+from livecr.waits.restart import ERESTART_RESTARTBLOCK, NR_RESTART_SYSCALL, interrupted_call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from livecr.target.tracee import Registers
     from livecr.waits.classify import Wait
 
 __all__ = ["catch_up", "put_back", "remember", "rmtp"]
@@ -31,9 +33,9 @@ _RMTP_AT = {35: (1,), 230: (3,), NR_RESTART_SYSCALL: (1, 3)}
 #: Of the second word of the timeouts that the kernel writes to, in ns: struct timespec, struct timeval.
 _UNIT_NS = {catalog.LEFT: 1, catalog.LEFT_TIMEVAL: 1000}
 _NS = 1_000_000_000
-#: A task that was let go is asleep again within microseconds, on a busy machine within milliseconds.
-_PATIENCE_NS = 100_000_000
-_PAUSE_S = 0.0002
+#: A task that was let go is in its call again within microseconds, on a busy machine within milliseconds.
+_TRIES = 50
+_PAUSE_S = 0.0005
 
 
 def remember(pid: int) -> dict[tuple[int, int], bytes]:
@@ -55,9 +57,10 @@ def remember(pid: int) -> dict[tuple[int, int], bytes]:
 def put_back(pid: int, waits: dict[int, Wait]) -> None:
     """Put back what was at rmtp before, in a process that has been let go.
 
-    Not sooner: a detach interrupts the sleep once more (kernel/ptrace.c, __ptrace_unlink), and if a signal
-    comes first, what the kernel wrote is the program's to see. So it is watched without stopping it, by
-    PTRACE_SEIZE. A tracee that runs when its tracer ends is not woken, so a thread does it, and ends.
+    Not sooner: a detach interrupts the sleep once more (kernel/ptrace.c, __ptrace_unlink). So it is stopped
+    again, before the entry to its restart, and let go in another way: a tracee that runs when its tracer
+    ends is not interrupted, so the tracer is a thread, and ends. If a signal comes at any point, the sleep
+    is over, and what the kernel wrote then is the program's to see; the end of a tracer delivers it.
     """
     sleeps = {tid: wait for tid, wait in waits.items() if wait.at_rmtp and rmtp(wait)}
     if not sleeps:
@@ -65,7 +68,7 @@ def put_back(pid: int, waits: dict[int, Wait]) -> None:
     done = _thread.allocate_lock()
     done.acquire()
 
-    def watch() -> None:
+    def trace() -> None:
         try:
             for tid, wait in sleeps.items():
                 with suppress(Failed):  # it has ended, or is traced already: then so be it
@@ -73,7 +76,7 @@ def put_back(pid: int, waits: dict[int, Wait]) -> None:
         finally:
             done.release()
 
-    _thread.start_new_thread(watch, ())
+    _thread.start_new_thread(trace, ())
     done.acquire()
 
 
@@ -83,31 +86,32 @@ def rmtp(wait: Wait) -> int:
 
 
 def _put_back(task: Tracee, wait: Wait) -> None:
-    task.seize(0)
-    give_up_ns = time.monotonic_ns() + _PATIENCE_NS
-    while not _sleeps_on(task, wait):
-        if task.look() or time.monotonic_ns() > give_up_ns:
-            return  # a signal came first; the end of this thread lets it be delivered
+    task.seize(tracee.O_TRACESYSGOOD)
+    for _ in range(_TRIES):
+        task.interrupt()
+        task.wait()
+        if task.event != tracee.EVENT_STOP or task.stop_signal != tracee.SIGTRAP:
+            return  # a signal, or group-stopped
+        if _is_in(task.registers(), wait):
+            break
+        task.cont()  # not yet in the call, or in it no more
         time.sleep(_PAUSE_S)
-    written = task.read(rmtp(wait), TIMESPEC_BYTES)
-    task.write(rmtp(wait), wait.at_rmtp)
-    while not _sleeps_on(task, wait) and time.monotonic_ns() < give_up_ns:
-        if (
-            task.look()
-        ):  # a signal did come meanwhile: what it has left is no less than a moment ago, within that
-            task.write(rmtp(wait), written)
-            return
-        time.sleep(_PAUSE_S)
+    else:
+        return
+    task.cont_to_syscall()
+    task.wait()
+    if task.event == 0 and task.stop_signal == tracee.SYSCALL_STOP:
+        task.write(rmtp(wait), wait.at_rmtp)
+        task.cont()
 
 
-def _sleeps_on(task: Tracee, wait: Wait) -> bool:
-    """Whether it is blocked in the restart of that very sleep."""
-    try:
-        with open(f"/proc/{task.pid}/task/{task.tid}/syscall", encoding="ascii") as file:
-            words = file.read().split()
-    except OSError:
-        return False
-    return words[0] == str(NR_RESTART_SYSCALL) and [int(word, 16) for word in words[1:7]] == wait.arguments
+def _is_in(registers: Registers, wait: Wait) -> bool:
+    """Whether the kernel is about to restart that very sleep."""
+    return (
+        interrupted_call(registers) == ERESTART_RESTARTBLOCK
+        and registers.call() in (wait.call, NR_RESTART_SYSCALL)
+        and list(registers.arguments()) == wait.arguments
+    )
 
 
 def catch_up(tasks: Iterable[Tracee], waits: dict[int, Wait], elapsed_ns: Callable[[], int]) -> None:

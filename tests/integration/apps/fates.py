@@ -1,0 +1,86 @@
+"""What may happen to a program, and what it must not have noticed of it: the tests of real programs use this.
+
+The programs of tests/programs/apps print "NAME ASKED_NS TOOK_NS" for each wait that has ended, by their own
+monotonic clock, and write numbered lines to a file; they end with "done".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["FATES", "Lives", "check_story"]
+
+#: Fate -> what is done to the program, one after the other.
+FATES: dict[str, tuple[str, ...]] = {
+    "restored": ("restore",),
+    "left-running-thrice": ("leave", "leave", "leave"),
+    "restored-thrice": ("restore", "restore", "restore"),
+}
+
+#: The time, together, before the checkpoints and in the images. A wait that began anew in a restore would be
+#: late by the one; by a clock that did not stand still in the image it would be late by the other.
+_BEFORE_S = 1.2
+_IN_IMAGE_S = 1.2
+#: Less than half of these: what a busy machine may be late by.
+_LATE_NS = 550_000_000
+#: What livecr does in a fate takes less than starting it so many times.
+_STARTS_IN_A_FATE = 20
+
+
+class Lives:
+    """Leads a program through its fate."""
+
+    def __init__(self, livecr: Callable[..., Any], directory: Path) -> None:
+        self._livecr = livecr
+        self._directory = directory
+
+    def wait_ms(self) -> int:
+        """How long each timed wait of a program must be, so that a fate fits in: longer on a busy machine."""
+        starts = []
+        for _ in range(2):  # the first may have to compile
+            began = time.monotonic()
+            self._livecr("--version")
+            starts.append(time.monotonic() - began)
+        return min(10_000, 2500 + round(_STARTS_IN_A_FATE * 1000 * min(starts)))
+
+    def through(self, fate: str, one: Any, tick: Callable[[float], None] = time.sleep) -> None:
+        """All of a fate. ``tick``: how to let the given number of seconds pass before a checkpoint."""
+        steps = FATES[fate]
+        for number, step in enumerate(steps):
+            tick(_BEFORE_S / len(steps))
+            image = self._directory / f"image-{number}.livecr"
+            assert not one.has_ended(), f"it ended before checkpoint {number}: {one.output()[-500:]}"
+            if step == "leave":
+                self._livecr("checkpoint", one.pid, "-o", image, "--leave-running")
+            else:
+                self._livecr("checkpoint", one.pid, "-o", image)
+                one.killed()
+                time.sleep(_IN_IMAGE_S / len(steps))
+                one.restore(image)
+
+
+def check_story(one: Any, waits: dict[str, int], fed: set[str], lines_file: Path) -> None:
+    """It ended well; its waits, so many of each kind, ended on time; no line of its file is lost or twice.
+
+    ``fed``: the values that the program put into a queue, for a thread that waits without a timeout.
+    """
+    assert one.wait() == 0, one.output()
+    first, *told, last = one.output().splitlines()
+    assert (first, last) == ("ready", "done"), one.output()
+    ended = dict.fromkeys(waits, 0)
+    for line in told:
+        name, *words = line.split()
+        if name == "fed":
+            fed = fed - {words[0]}
+            continue
+        kind, asked_ns, took_ns = name.rpartition("-")[0], *map(int, words)
+        assert 0 <= took_ns - asked_ns < _LATE_NS, f"{name} asked for {asked_ns} ns and took {took_ns} ns"
+        ended[kind] += 1
+    assert ended == waits
+    assert not fed, "what was put into a queue has not come out of it"
+    lines = lines_file.read_text().splitlines()
+    assert lines == [str(number) for number in range(1, len(lines) + 1)]
+    assert lines, "it has written nothing"

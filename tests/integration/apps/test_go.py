@@ -1,0 +1,40 @@
+"""A Go program: its own scheduler, signals (SIGURG) that preempt its goroutines, threads in system calls.
+
+Of a restore that is not exact it would notice a wait that is early or late by its monotonic clock, a
+goroutine that is never woken, a signal mask or alternate stack that is lost, or a line missing or twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.apps.fates import FATES, Lives, check_story
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_goroutines_that_need_no_epoll(
+    fate: str, built: Callable[[str], Path], target: Callable[..., Any], lives: Lives, tmp_path: Path
+) -> None:
+    """Busy goroutines, and others in nanosleep(2), on channels, and writing a file, go on."""
+    one = target([built("goroutines.go"), tmp_path / "lines", str(lives.wait_ms()), "calls"], GOGC="off")
+    one.until_printed("ready")
+    lives.through(fate, one)
+    check_story(one, {"nanosleep": 8}, {"42"}, tmp_path / "lines")
+
+
+def test_timers_of_go_are_refused(
+    built: Callable[[str], Path], target: Callable[..., Any], livecr: Any, image: Path, tmp_path: Path
+) -> None:
+    """time.Sleep and os.File make the runtime wait in an epoll instance, which this version refuses by name.
+
+    Nothing in how such a program is started avoids that. The program runs on, all its timers in time.
+    """
+    one = target([built("goroutines.go"), tmp_path / "lines", "1500", "timers"])
+    one.until_printed("ready")
+    refused = livecr("checkpoint", one.pid, "-o", image, exit_code=3)
+    assert "an epoll instance (anon_inode:[eventpoll]) cannot be saved" in refused.stderr
+    assert not image.exists()
+    check_story(one, {"sleep": 4, "select": 4}, {"42"}, tmp_path / "lines")

@@ -1,0 +1,67 @@
+"""A Java program under load: allocation and its collection, compiled code, exceptions made of SIGSEGV, waits.
+
+Of a restore that is not exact it would notice a wait that is early or late by System.nanoTime(), a guard page
+or a protection that is not as it was (a crash), an object that has changed, or a line missing or twice.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.apps.fates import FATES, Lives, check_story
+
+WAITS = {"sleep": 3, "wait": 3, "park": 3, "poll": 3, "scheduled": 1}
+
+
+@pytest.mark.parametrize(
+    ("collector", "fate"),
+    [("G1", fate) for fate in FATES] + [("Serial", "restored"), ("Parallel", "restored")],
+)
+def test_threads_of_the_jvm(
+    collector: str,
+    fate: str,
+    built: Callable[[str], Path],
+    target: Callable[..., Any],
+    lives: Lives,
+    tmp_path: Path,
+) -> None:
+    """Some forty threads, twenty of them the JVM's own, go on."""
+    options = [f"-XX:+Use{collector}GC", "-Xmx64m"]
+    one = target(
+        ["java", *options, "-cp", built("Threads.java"), "Threads", tmp_path / "lines", str(lives.wait_ms())]
+    )
+    one.until_printed("ready")
+    lives.through(fate, one)
+    check_story(one, WAITS, {"42"}, tmp_path / "lines")
+
+
+@pytest.mark.parametrize("option", ["-XX:-UsePerfData", "-XX:+UsePerfData"])
+def test_another_jvm_starts_while_the_program_is_in_its_image(
+    option: str,
+    built: Callable[[str], Path],
+    target: Callable[..., Any],
+    livecr: Any,
+    image: Path,
+    tmp_path: Path,
+) -> None:
+    """A starting JVM deletes the mapped /tmp/hsperfdata_USER/PID of each JVM that is gone: refused by name.
+
+    Without that file (-XX:-UsePerfData, an ordinary option) the program comes back all the same.
+    """
+    options = [option, "-XX:+UseSerialGC", "-Xmx64m", "-cp", built("Threads.java")]
+    one = target(["java", *options, "Threads", tmp_path / "lines", "1000"])
+    one.until_printed("ready")
+    livecr("checkpoint", one.pid, "-o", image)
+    one.killed()
+    subprocess.run(["java", "-version"], check=True, capture_output=True)
+    if option == "-XX:-UsePerfData":
+        one.restore(image)
+        check_story(one, WAITS, {"42"}, tmp_path / "lines")
+    else:
+        refused = livecr("restore", image, exit_code=3)
+        assert f"/{one.pid} cannot be used any more (No such file or directory)" in refused.stderr
+        assert "hsperfdata" in refused.stderr
