@@ -140,7 +140,7 @@ def let_go(frozen: Process, waits: dict[int, Wait], evidence: Evidence) -> None:
         pass  # killed, now that all of it is saved
     finally:
         thaw(frozen)
-    written.put_back(frozen.pid, waits)
+    written.put_back(frozen.pid, waits, evidence.since_frozen_ns)
 
 
 def save(

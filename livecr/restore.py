@@ -130,5 +130,5 @@ def _resume(
     written.catch_up(tasks.values(), waits, now.elapsed_ns)
     for task in tasks.values():
         task.detach()
-    written.put_back(seed.pid, waits)
+    written.put_back(seed.pid, waits, now.elapsed_ns)
     os.close(seed.process.pidfd)

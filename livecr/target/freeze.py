@@ -45,8 +45,7 @@ def freeze(pid: int) -> Process:
             if not tasks:
                 raise Refused("the process ended before it could be frozen", where=f"process {pid}")
     except BaseException:
-        for task in tasks.values():
-            _let_go(task)
+        _let_all_go(pid, list(tasks.values()))
         os.close(pidfd)
         raise
     ordered = sorted(tasks.values(), key=lambda task: (task.tid != pid, task.tid))
@@ -55,10 +54,7 @@ def freeze(pid: int) -> Process:
 
 def thaw(process: Process) -> None:
     """Detach from every task; each goes on with the registers that it has, a group-stopped one stays so."""
-    ours = _is_our_child(process.pid)
-    for task in reversed(process.tasks):  # the leader's end is reported when all others are gone
-        # An ended child of ours that is not reaped here is reported to whoever in livecr waits for its child.
-        _let_go(task, reap=task is not process.leader or not ours)
+    _let_all_go(process.pid, process.tasks)
     os.close(process.pidfd)
 
 
@@ -129,8 +125,7 @@ def _stop(pid: int, tids: list[int]) -> list[Tracee]:
             raise refusal
         return [task for task in stopped if _bring_to_event_stop(task)]
     except BaseException:
-        for task in stopped:
-            _let_go(task)
+        _let_all_go(pid, stopped)
         raise
 
 
@@ -149,7 +144,14 @@ def _bring_to_event_stop(task: Tracee) -> bool:
     return True
 
 
-def _let_go(task: Tracee, *, reap: bool = True) -> None:
+def _let_all_go(pid: int, tasks: list[Tracee]) -> None:
+    ours = _is_our_child(pid)
+    for task in sorted(tasks, key=lambda task: task.tid == pid):  # a leader's end is reported last
+        # An ended child of ours that is not reaped here is reported to whoever in livecr waits for its child.
+        _let_go(task, reap=task.tid != pid or not ours)
+
+
+def _let_go(task: Tracee, *, reap: bool) -> None:
     try:
         if not task.stopped:
             task.stop_again()
@@ -178,8 +180,8 @@ def _why_not(pid: int, tid: int) -> Refused | None:
         told = procfs.status(pid, tid)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    if told["State"][:1] in ("Z", "X") and tid != pid:
-        return None
+    if told["State"][:1] in ("Z", "X"):
+        return None if tid != pid else Refused("the process ended before it could be frozen", where=where)
     tracer = int(told["TracerPid"])
     if tracer:
         return Refused(

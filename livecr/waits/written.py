@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import _thread
 import time
-from contextlib import suppress
 
 from livecr.errors import Failed
 from livecr.target import tracee
@@ -35,6 +34,7 @@ _UNIT_NS = {catalog.LEFT: 1, catalog.LEFT_TIMEVAL: 1000}
 _NS = 1_000_000_000
 #: A task that was let go is in its call again within microseconds, on a busy machine within milliseconds.
 _TRIES = 50
+_NEARLY_OVER_NS = 20_000_000
 _PAUSE_S = 0.0005
 
 
@@ -49,18 +49,21 @@ def remember(pid: int) -> dict[tuple[int, int], bytes]:
             continue
         for index in _RMTP_AT.get(task.number, ()):
             address = task.arguments[index]
-            with suppress(Failed):  # NULL, or in restart_syscall no address at all
+            try:
                 found[tid, address] = live.read_memory(pid, address, TIMESPEC_BYTES)
+            except Failed:
+                continue  # NULL, or in restart_syscall no address at all
     return found
 
 
-def put_back(pid: int, waits: dict[int, Wait]) -> None:
-    """Put back what was at rmtp before, in a process that has been let go.
+def put_back(pid: int, waits: dict[int, Wait], elapsed_ns: Callable[[], int]) -> None:
+    """Put back what was at rmtp before, in a process that has been let go ``elapsed_ns()`` after its freeze.
 
     Not sooner: a detach interrupts the sleep once more (kernel/ptrace.c, __ptrace_unlink). So it is stopped
     again, before the entry to its restart, and let go in another way: a tracee that runs when its tracer
     ends is not interrupted, so the tracer is a thread, and ends. If a signal comes at any point, the sleep
-    is over, and what the kernel wrote then is the program's to see; the end of a tracer delivers it.
+    is over, and what the kernel wrote then is the program's to see. A sleep that is nearly over is left
+    alone: what comes after it might be a call that an interruption ends.
     """
     sleeps = {tid: wait for tid, wait in waits.items() if wait.at_rmtp and rmtp(wait)}
     if not sleeps:
@@ -71,7 +74,9 @@ def put_back(pid: int, waits: dict[int, Wait]) -> None:
     def trace() -> None:
         try:
             for tid, wait in sleeps.items():
-                with suppress(Failed):  # it has ended, or is traced already: then so be it
+                if not _is_asleep(pid, tid, wait):
+                    continue
+                if (wait.remaining_ns or 0) - elapsed_ns() > _NEARLY_OVER_NS:
                     _put_back(Tracee(pid, tid), wait)
         finally:
             done.release()
@@ -86,23 +91,45 @@ def rmtp(wait: Wait) -> int:
 
 
 def _put_back(task: Tracee, wait: Wait) -> None:
+    try:
+        _enter(task, wait)
+    except Failed:
+        return  # it has ended, or is traced already: then so be it
+
+
+def _enter(task: Tracee, wait: Wait) -> None:
     task.seize(tracee.O_TRACESYSGOOD)
-    for _ in range(_TRIES):
-        task.interrupt()
-        task.wait()
-        if task.event != tracee.EVENT_STOP or task.stop_signal != tracee.SIGTRAP:
-            return  # a signal, or group-stopped
-        if _is_in(task.registers(), wait):
-            break
-        task.cont()  # not yet in the call, or in it no more
-        time.sleep(_PAUSE_S)
-    else:
-        return
-    task.cont_to_syscall()
+    task.interrupt()
     task.wait()
-    if task.event == 0 and task.stop_signal == tracee.SYSCALL_STOP:
-        task.write(rmtp(wait), wait.at_rmtp)
-        task.cont()
+    about_to_enter = task.event == tracee.EVENT_STOP and task.stop_signal == tracee.SIGTRAP
+    if about_to_enter and _is_in(task.registers(), wait):
+        task.cont_to_syscall()
+        task.wait()
+        if task.event == 0 and task.stop_signal == tracee.SYSCALL_STOP:
+            task.write(rmtp(wait), wait.at_rmtp)
+            task.cont()
+            return
+    _go_on(task)
+
+
+def _is_asleep(pid: int, tid: int, wait: Wait) -> bool:
+    """Whether it is blocked in the restart of that very sleep."""
+    for _ in range(_TRIES):
+        try:
+            with open(f"/proc/{pid}/task/{tid}/syscall", encoding="ascii") as file:
+                words = file.read().split()
+        except OSError:
+            return False
+        if words[0] == str(NR_RESTART_SYSCALL):
+            return [int(word, 16) for word in words[1:7]] == wait.arguments
+        time.sleep(_PAUSE_S)
+    return False
+
+
+def _go_on(task: Tracee) -> None:
+    """With the signal of this stop, if it is for one; a group-stopped task stays so when its tracer ends."""
+    if task.event == 0 and task.stop_signal != tracee.SYSCALL_STOP:
+        task.cont(task.stop_signal)
 
 
 def _is_in(registers: Registers, wait: Wait) -> bool:

@@ -3,6 +3,10 @@
 #include "ptrace.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -32,13 +36,55 @@ long lcr_setregset(int tid, int type, const void *buffer, size_t size)
     return (long)iov.iov_len;
 }
 
-long lcr_wait(int tid, int *status, int options)
+static long wait_once(int tid, int *status, int options)
 {
     long result;
     do
         result = wait4(tid, status, __WALL | options, NULL);
     while (result < 0 && errno == EINTR);
     return result < 0 ? -errno : result;
+}
+
+/* Whether a task is dead. The state in /proc/TID/stat comes behind the name, which may contain anything. */
+static int is_dead(int tid)
+{
+    char path[32], line[512];
+    const char *state;
+    snprintf(path, sizeof(path), "/proc/%d/stat", tid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, line, sizeof(line) - 1);
+    if (fd >= 0)
+        close(fd);
+    if (got <= 0)
+        return 1;
+    line[got] = 0;
+    state = strrchr(line, ')');
+    return state && (state[2] == 'Z' || state[2] == 'X');
+}
+
+/* A plain wait for a thread group's leader would never end if the whole group was killed: its end is reported only
+   when all its other threads are reaped, and those are tracees of ours too. So the wait is for anybody, without
+   taking the report, and woken by somebody else it looks whether the task is dead. */
+long lcr_wait(int tid, int *status, int options)
+{
+    struct timespec pause = {0, 50000};
+    for (;;) {
+        siginfo_t about = {.si_pid = 0};
+        long result = wait_once(tid, status, WNOHANG);
+        if (result != 0 || options & WNOHANG)
+            return result;
+        if (waitid(P_ALL, 0, &about, WEXITED | WSTOPPED | WNOWAIT | __WALL) < 0 && errno != EINTR)
+            return -errno;
+        if (about.si_pid == tid || about.si_pid == 0)
+            continue;
+        if (is_dead(tid)) {
+            result = wait_once(tid, status, WNOHANG);
+            return result != 0 ? result : -ESRCH;
+        }
+        nanosleep(&pause, NULL);
+        if (pause.tv_nsec < 1000000)
+            pause.tv_nsec *= 2;
+    }
 }
 
 int lcr_freeze(const int *tids, int count, long options, int timeout_ms, int *status)
@@ -68,6 +114,14 @@ int lcr_freeze(const int *tids, int count, long options, int timeout_ms, int *st
                 status[i] = (int)result;
             else if (WIFSTOPPED(status[i]))
                 stopped++;
+            else
+                status[i] = -ESRCH; /* it has ended; exit status 0 would look like not having been heard of */
+        }
+        for (int i = 0; waiting && !progress && i < count; i++) {
+            if (status[i] == 0 && is_dead(tids[i])) { /* a leader whose other threads were killed with it */
+                status[i] = -ESRCH;
+                waiting--;
+            }
         }
         if (waiting && !progress) {
             nanosleep(&pause, NULL);

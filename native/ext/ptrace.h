@@ -9,7 +9,8 @@ long lcr_ptrace(long request, int tid, uint64_t addr, uint64_t data);
 /* PTRACE_GETREGSET / PTRACE_SETREGSET of one note type: bytes transferred, or -errno. */
 long lcr_getregset(int tid, int type, void *buffer, size_t size);
 long lcr_setregset(int tid, int type, const void *buffer, size_t size);
-/* wait4(tid, &status, __WALL | options): the tid, 0 (WNOHANG and nothing to report) or -errno. */
+/* wait4(tid, &status, __WALL | options): the tid, 0 (WNOHANG and nothing to report) or -errno; -ESRCH for a leader
+   that is dead and will not be reported before its other threads are waited for. */
 long lcr_wait(int tid, int *status, int options);
 /* PTRACE_SEIZE + PTRACE_INTERRUPT of `count` tasks, then a wait for each, timeout_ms at the most in all.
    status[i] is the wait status, 0 for a task that did not stop in time, or -errno where the task could not be

@@ -30,6 +30,19 @@ def until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> 
         time.sleep(0.005)
 
 
+def frame(pid: int) -> list[str]:
+    """Addresses, permissions and flags of all mappings; shared objects without their new numbers."""
+    lines = []
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in line[:17]:
+            number = "" if "/dev/zero" in line else words[4]
+            lines.append(" ".join([*words[:4], number, *words[5:]]))
+        elif line.startswith("VmFlags"):
+            lines.append(" ".join(words))
+    return lines
+
+
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Compile tests/programs/NAME.c; its first lines may hold ``build: FLAGS`` for gcc."""

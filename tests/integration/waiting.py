@@ -1,0 +1,76 @@
+"""Programs that wait, and the three things that may happen to one: nothing, a checkpoint, death and restore.
+
+Used by the test_wait*.py files. The programs run with real-time priority, so that what they measure is their
+wait and not how busy the machine is. Even so it may be a millisecond late in waking one: so a wait that came
+out too long, and that alone, is tried again, and an error of livecr's would be there again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from livecr.waits.catalog import CATALOG
+from tests.integration.conftest import until
+
+__all__ = [
+    *("ALLOWED_NS", "FATES", "LEFT_RUNNING", "NUMBERS", "PRIORITY", "RESTORED", "UNDISTURBED"),
+    *("answer", "in_time", "meet_all", "milliseconds"),
+]
+
+UNDISTURBED, LEFT_RUNNING, RESTORED = FATES = ("undisturbed", "left-running", "restored")
+#: What a wait may be off by, beyond what the undisturbed ones are.
+ALLOWED_NS = 1_000_000
+PRIORITY = ["chrt", "--fifo", "10"]
+NUMBERS = {row.name: row.number for row in CATALOG.values()}
+_TRIES = 3
+
+
+def milliseconds(count: int) -> int:
+    """How long to wait so that ``count`` kinds can all meet their three fates before it is over."""
+    return 2500 + 700 * count
+
+
+def meet_all(programs: list[tuple[str, Any, Path]], livecr: Any, *, dead_seconds: float = 0.3) -> None:
+    """Let programs meet their fates; all run when this returns.
+
+    Those that are to die are all dead together for at least ``dead_seconds``.
+    """
+    for fate, one, image in programs:
+        if fate == LEFT_RUNNING:
+            livecr("checkpoint", one.pid, "-o", image, "--leave-running")
+        elif fate == RESTORED:
+            livecr("checkpoint", one.pid, "-o", image)
+            one.killed()
+    dead = [(one, image) for fate, one, image in programs if fate == RESTORED]
+    if dead:
+        time.sleep(dead_seconds)  # not waiting for anything: time that must not count
+    for one, image in dead:
+        one.restore(image)
+
+
+def answer(one: Any) -> Any:
+    """The JSON that the program has printed, having ended well."""
+    assert one.wait() == 0, one.output()
+    until(lambda: one.output().endswith("\n"), "it has printed all")
+    return json.loads(one.output())
+
+
+def in_time(kinds: Iterable[str], run: Callable[[list[str]], dict[tuple[str, str], int]]) -> None:
+    """Let ``run(kinds)`` tell by how much each kind was late under each fate, in ns.
+
+    None may be early; those that are later than they may be are run again.
+    """
+    remaining = list(kinds)
+    for _ in range(_TRIES):
+        late_ns = run(remaining)
+        assert all(late >= 0 for late in late_ns.values()), f"woken too early, in ns: {late_ns}"
+        noise_ns = max(late for (_, fate), late in late_ns.items() if fate == UNDISTURBED)
+        too_late = {which: late for which, late in late_ns.items() if late > ALLOWED_NS + noise_ns}
+        remaining = sorted({kind for kind, _ in too_late})
+        if not remaining:
+            return
+    raise AssertionError(f"too late in each of {_TRIES} tries, last by (ns): {too_late}; noise {noise_ns}")
