@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,13 +35,13 @@ NS_PER_MS = 1_000_000
 SLEEP_NS = 50 * NS_PER_MS  # what `sleep` may be off by: it is seen from outside, start and end included
 
 
-def seconds_until_ended(pid: int) -> Callable[[], float]:
+def seconds_until_ended(pid: int, within_seconds: float = 30) -> Callable[[], float]:
     """A function that waits until this process has ended, and tells when that was (time.monotonic)."""
     pidfd = os.pidfd_open(pid)
 
     def wait() -> float:
         try:
-            assert select.select([pidfd], [], [], 30)[0], "it has not ended"
+            assert select.select([pidfd], [], [], within_seconds)[0], "it has not ended"
             return time.monotonic()
         finally:
             os.close(pidfd)
@@ -53,23 +55,30 @@ def shift_seconds(pid: int) -> float:
     return -next(int(row[1]) + int(row[2]) / 1e9 for row in rows if row[0] == "monotonic")
 
 
+@pytest.mark.time_limit(120)
 def test_sleep(target: Callable[..., Any], tmp_path: Path, livecr: Any) -> None:
-    """`sleep 6`, met a third in, exits 0 after the rest."""
+    """`sleep 60`, met after 20 s, exits 0 after 40 s more; strace sees its call return 0, no EINTR."""
     began, sleepers = {}, {}
     for fate in FATES:
         began[fate] = time.monotonic()
-        sleepers[fate] = target(["sleep", "6"])
+        sleepers[fate] = target(["sleep", "60"])
     for one in sleepers.values():
         one.until_blocked(NUMBERS["clock_nanosleep"])
-    time.sleep(max(0, began[RESTORED] + 2 - time.monotonic()))
+    time.sleep(max(0, began[RESTORED] + 20 - time.monotonic()))
     meet_all([(fate, one, tmp_path / fate) for fate, one in sleepers.items()], livecr, dead_seconds=1)
+    seen = tmp_path / "strace"
+    strace = subprocess.Popen(["strace", "-qq", "-o", seen, "-p", str(sleepers[LEFT_RUNNING].pid)])
     dead = shift_seconds(sleepers[RESTORED].pid)
     assert dead > 1
-    took = {fate: seconds_until_ended(one.pid)() - began[fate] for fate, one in sleepers.items()}
+    took = {fate: seconds_until_ended(one.pid, 60)() - began[fate] for fate, one in sleepers.items()}
     took[RESTORED] -= dead
     assert [one.wait() for one in sleepers.values()] == [0, 0, 0]
-    assert all(seconds * 1e9 >= 6000 * NS_PER_MS for seconds in took.values()), took
+    assert all(seconds * 1e9 >= 60_000 * NS_PER_MS for seconds in took.values()), took
     assert all(abs(took[fate] - took[UNDISTURBED]) * 1e9 <= SLEEP_NS for fate in FATES), took
+    assert strace.wait(10) == 0
+    calls = seen.read_text()
+    assert "EINTR" not in calls
+    assert re.search(r"(clock_nanosleep|restart_syscall)\(.*= 0$", calls, re.MULTILINE), calls
 
 
 ROUNDS = {
