@@ -81,9 +81,10 @@ def _build(
         )
         seed = spawn(told.process.session.pid, taken, None)
     try:
-        process.load_memory(told.process, core, seed)
+        digests = process.load_memory(told.process, core, seed)
         tasks = process.load_tasks(told.process, opened, seed)
         process.load_rest(told.process, seed, tasks, now.elapsed_ns())
+        verification.accept(os.path.basename(core.where), digests)
         verification.finish()
         resumable = _enter_waits(told, core, seed, tasks, now)
         _resume(told, seed, tasks, resumable, now)

@@ -32,6 +32,8 @@ int main(int argc, char **argv)
 {
     size_t words = strtoull(argv[1], 0, 10) * (1 << 17);
     size_t *memory = mmap(0, words * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (argc > 2)
+        madvise(memory, words * 8, MADV_HUGEPAGE); /* leaves the machine memory of both sizes to give out */
     for (size_t i = 0; i < words; i++)
         memory[i] = i * 0x9E3779B97F4A7C15;
     puts("ready");

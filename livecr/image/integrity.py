@@ -6,7 +6,6 @@ of it is on disk. Each of its files has XXH3-64 digests in the manifest. Called 
 
 from __future__ import annotations
 
-import _thread
 import os
 import stat
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK_BYTES", "NewImage", "Verification", "new_image", "open_file", "verify"]
 
 CHUNK_BYTES = 16 << 20
+_WORKERS = 2
 _FILES = "files"
 _NR_RENAMEAT2 = 316
 _AT_FDCWD = (1 << 64) - 100
@@ -190,7 +190,7 @@ class NewImage:
         rmtree(self._partial, ignore_errors=True)
 
 
-def verify(path: str, files: Sequence[FileRecord], workers: int = 2) -> None:
+def verify(path: str, files: Sequence[FileRecord], workers: int = _WORKERS) -> None:
     """Check size and digest of every file that the manifest names. Raises BadImage naming file and place."""
     _check_names(path, files)
     for record in files:
@@ -198,37 +198,30 @@ def verify(path: str, files: Sequence[FileRecord], workers: int = 2) -> None:
 
 
 class Verification:
-    """The digests of an image being checked while its restore begins; nothing may run before ``finish``.
+    """The digests of an image, checked while its restore begins; nothing may run before ``finish``.
 
-    Making one checks all sizes and every first chunk, where the tables are that a restore begins with; the
-    rest is read by a thread of its own. Raises BadImage.
+    Making one checks all sizes and every first chunk, where the tables are that a restore begins with. Raises
+    BadImage.
     """
 
     def __init__(self, path: str, files: Sequence[FileRecord]) -> None:
-        self._found: BadImage | None = None
         _check_names(path, files)
         for record in files:
             _check_named(path, record, 1, first_only=True)
-        rest = [record for record in files if record.size_bytes > CHUNK_BYTES]
-        self._running = _thread.allocate_lock()
-        if rest:
-            self._running.acquire()
-            _thread.start_new_thread(self._check, (path, rest))
+        self._path = path
+        self._left = {record.name: record for record in files if record.size_bytes > CHUNK_BYTES}
 
-    def _check(self, path: str, files: Sequence[FileRecord]) -> None:
-        try:
-            for record in files:
-                _check_named(path, record, 1)
-        except BadImage as error:
-            self._found = error
-        finally:
-            self._running.release()
+    def accept(self, name: str, digests: Sequence[int]) -> None:
+        """Compare with the digests that somebody has made who has read the whole file. Raises BadImage."""
+        record = self._left.pop(name, None)
+        if record is not None:
+            _compare(digests, record, os.path.join(self._path, name))
 
     def finish(self) -> None:
-        """Wait until all is checked. Raises BadImage naming file and place."""
-        with self._running:
-            if self._found is not None:
-                raise self._found
+        """Check all that has not been yet. Raises BadImage naming file and place."""
+        while self._left:
+            _, record = self._left.popitem()
+            _check_named(self._path, record, _WORKERS)
 
 
 def _check_names(path: str, files: Sequence[FileRecord]) -> None:
@@ -301,9 +294,14 @@ def _check(fd: int, record: FileRecord, where: str, workers: int, *, first_only:
     result = lib.lcr_digest(fd, size, CHUNK_BYTES, digests, len(digests), workers)
     if result < 0:
         raise BadImage(f"reading it: {os.strerror(-result)}", where=where)
+    _compare(digests, record, where)
+
+
+def _compare(digests: Sequence[int], record: FileRecord, where: str) -> None:
+    """The first chunks of a file, or all of them, with what the manifest says."""
     for index, (digest, expected) in enumerate(zip(digests, record.xxh3, strict=False)):
         if f"{digest:016x}" != expected:
-            end = min((index + 1) * CHUNK_BYTES, size)
+            end = min((index + 1) * CHUNK_BYTES, record.size_bytes)
             raise BadImage(f"it is damaged somewhere in bytes {index * CHUNK_BYTES} to {end}", where=where)
 
 

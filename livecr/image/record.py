@@ -79,11 +79,25 @@ def __getattr__(name: str) -> Any:
     if _writing_only:
         base = _lean_record()
     else:
-        import msgspec
-
+        msgspec = _import_msgspec()
         base = msgspec.defstruct("Record", [], frozen=True, forbid_unknown_fields=True, module=__name__)
     globals()["Record"] = base
     return base
+
+
+def _import_msgspec() -> Any:
+    """msgspec takes typing_extensions, if it is there, for what typing has since 3.11; and that takes a third
+    of the time (for inspect and ast). So it is hidden for a moment, unless it was imported before."""
+    spared = "typing_extensions"
+    hidden = spared not in sys.modules
+    if hidden:
+        sys.modules[spared] = None  # type: ignore[assignment]
+    try:
+        import msgspec
+    finally:
+        if hidden:
+            del sys.modules[spared]
+    return msgspec
 
 
 def plain(value: Any) -> Any:

@@ -1,8 +1,8 @@
 """The pages that travel in the core file: what private mappings hold of their own, and shared anonymous ones.
 
 Relies on PAGEMAP_SCAN for private pages (terabytes of nothing cost nothing) and on SEEK_DATA for shared
-memory, whose pages exist without being mapped. Loading is preadv in the target itself, by as many tasks as
-there are CPUs: the kernel copies from the page cache straight into place.
+memory, whose pages exist without being mapped. Loading is done by the filler (native/seed/fill.c), which runs
+in the half-built process itself: preadv(2) copies from the page cache straight into place.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import os
 
 from livecr._native import ffi, lib
 from livecr.errors import Failed
+from livecr.image.integrity import CHUNK_BYTES
+from livecr.kinds import huge_pages
+from livecr.target import engine
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -25,11 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["Runs", "guards", "holding", "load", "stored"]
 
 _PAGE_BYTES = 4096
-_IOVECS = 1024  # UIO_MAXIOV
-_CALL_BYTES_MAX = 1 << 28  # per preadv; the kernel's own limit is just under 2 GiB
-_HUGE_BYTES = 2 << 20  # PMD_SIZE
-_MADV_COLLAPSE = 25
 _PARALLEL_BYTES = 4 << 20  # less than this is loaded sooner than another thread is made
+_PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
+_MAP_PRIVATE_ANONYMOUS_FIXED = 0x100022  # MAP_FIXED_NOREPLACE
+_STACK_BYTES = 64 << 10
 
 
 class Runs:
@@ -143,89 +145,61 @@ def holding(core: Core, memory: Memory) -> set[int]:
     return found
 
 
-def load(core: Core, memory: Memory, seed: Seed) -> None:
-    """Read every stored page into its place. Raises Failed if the file gives less than it promised."""
-    if not core.run_count:
-        return
-    if _huge_pages_allowed():
-        _make_huge_pages(core, memory, seed)
-    first = core.runs[0].offset
-    last = core.runs[core.run_count - 1]
-    end = last.offset + last.end - last.start
+def load(core: Core, memory: Memory, seed: Seed) -> list[int]:
+    """Put every stored page into its place. Raises Failed if the file gives less than it promised.
+
+    Returns the XXH3-64 of every chunk of the core file, made on the way.
+    """
+    huge = huge_pages.prepare(core, memory, seed)
+    places = huge_pages.places(core, huge)
     workers = [seed.leader]
-    if end - first > _PARALLEL_BYTES:
+    if core.size - core.head_bytes > _PARALLEL_BYTES:
         workers += [seed.add_thread() for _ in range(len(os.sched_getaffinity(0)) - 1)]
     try:
-        _load(core, seed, workers, first, end)
+        digests = _fill(core, memory, seed, places, workers)
     finally:
         for task in workers[1:]:
             seed.end_thread(task)
+    huge_pages.move(huge, seed)
+    return digests
 
 
-def _huge_pages_allowed() -> bool:
-    """Whether this machine wants huge pages at all (Documentation/admin-guide/mm/transhuge.rst)."""
-    try:
-        with open("/sys/kernel/mm/transparent_hugepage/enabled", encoding="ascii") as file:
-            return "[never]" not in file.read()
-    except OSError:
-        return False
-
-
-def _make_huge_pages(core: Core, memory: Memory, seed: Seed) -> None:
-    """Where whole huge pages of anonymous memory will be filled, have the kernel make them at once.
-
-    Faulting 512 small pages in takes longer than reading their content. MADV_COLLAPSE leaves no flag on the
-    mapping; but it wants a page table to be there, so the first page of each is written to before.
-    """
-    ranges = _huge_ranges(core, memory)
-    starts = [at for start, end in ranges for at in range(start, end, _HUGE_BYTES)]
-    fd, first = seed.fetch([core.fd])[core.fd], core.runs[0].offset
-    for i in range(0, len(starts), _IOVECS):
-        some = starts[i : i + _IOVECS]
-        pairs = b"".join(at.to_bytes(8, "little") + _PAGE_BYTES.to_bytes(8, "little") for at in some)
-        program = Program()
-        program.add("preadv", fd, seed.put(pairs), len(some), first, 0)
-        seed.run(program)
-    program = Program()
-    for start, end in ranges:
-        program.add("madvise", start, end - start, _MADV_COLLAPSE, must=False)
-    seed.run(program)
-
-
-def _huge_ranges(core: Core, memory: Memory) -> list[tuple[int, int]]:
-    """The parts of runs that are whole huge pages of private anonymous mappings which do not forbid them."""
-    found = []
-    runs, at = core.runs, 0
-    for vma in memory.vmas:
-        while at < core.run_count and runs[at].start < vma.end:
-            start = -(-runs[at].start // _HUGE_BYTES) * _HUGE_BYTES
-            end = runs[at].end // _HUGE_BYTES * _HUGE_BYTES
-            if start < end and vma.kind == "anonymous" and "nh" not in vma.flags:
-                found.append((start, end))
-            at += 1
-    return found
-
-
-def _load(core: Core, seed: Seed, workers: list[Any], first: int, end: int) -> None:
-    """All workers read at the same time, each its own slice of the file, round by round."""
-    fd = seed.fetch([core.fd])[core.fd]
-    iovecs = ffi.new("uint64_t[]", 2 * _IOVECS)
-    after = ffi.new("uint64_t *")
-    share = min(_CALL_BYTES_MAX, -(-(end - first) // len(workers) // _PAGE_BYTES) * _PAGE_BYTES)
-    at = first
-    while at < end:
-        seed.reset_scratch()
-        tasks, calls, wanted = [], [], []
-        for task in workers:
-            if at >= end:
-                break
-            limit = min(end, at + share)
-            count = lib.lcr_iovecs(core.runs, core.run_count, at, limit, iovecs, _IOVECS, after)
-            where = seed.put(bytes(ffi.buffer(iovecs, 16 * count)))
-            tasks.append(task)
-            calls.append(("preadv", (fd, where, count, at, 0)))
-            wanted.append(after[0] - at)
-            at = after[0]
-        got = seed.run_each(tasks, calls)
-        if got != wanted:
-            raise Failed("the core file ends too soon", where=core.where)
+def _fill(core: Core, memory: Memory, seed: Seed, places: Any, workers: list[Any]) -> list[int]:
+    """Lend the process the filler, and memory for what that works with; run it; take both back."""
+    code = engine.blob("fill-avx2.bin" if lib.lcr_has_avx2() else "fill.bin")
+    chunks = -(-core.size // CHUNK_BYTES)
+    table = bytes(ffi.buffer(places)) if core.run_count else b""
+    sizes = [
+        len(code),
+        ffi.sizeof("struct lcr_fill"),
+        len(table),
+        8 * chunks,
+        core.head_bytes,
+        _STACK_BYTES * len(workers),
+    ]
+    rooms = [-(-size // _PAGE_BYTES) * _PAGE_BYTES for size in sizes]
+    taken = [(vma.start, vma.end) for vma in memory.vmas]
+    begin = seed.free_range([*taken, *seed.borrowed], sum(rooms))
+    at = [begin + sum(rooms[:i]) for i in range(len(rooms))]
+    told = ffi.new("struct lcr_fill *")
+    told.fd = seed.fetch([core.fd])[core.fd]
+    told.size, told.chunk_bytes, told.head_bytes = core.size, CHUNK_BYTES, core.head_bytes
+    told.place_count, told.chunk_count = (len(places) if core.run_count else 0), chunks
+    told.places, told.digests, told.head = at[2], at[3], at[4]
+    mapping = Program()
+    flags = _MAP_PRIVATE_ANONYMOUS_FIXED
+    mapping.add("mmap", begin, rooms[0], _PROT_READ | _PROT_EXEC, flags, -1, 0)
+    mapping.add("mmap", at[1], sum(rooms[1:]), _PROT_READ | _PROT_WRITE, flags, -1, 0)
+    seed.run(mapping)
+    seed.leader.write(begin, code)
+    seed.leader.write(at[1], bytes(ffi.buffer(told)))
+    seed.leader.write(at[2], table)
+    seed.run_each(workers, begin, at[1], (at[5], _STACK_BYTES))
+    ffi.memmove(told, seed.leader.read(at[1], ffi.sizeof("struct lcr_fill")), ffi.sizeof("struct lcr_fill"))
+    if told.error:
+        raise Failed(f"reading its pages: {os.strerror(-told.error)}", where=core.where)
+    digests = seed.leader.read(at[3], 8 * chunks)
+    unmapping = Program()
+    unmapping.add("munmap", begin, sum(rooms))
+    seed.run(unmapping)
+    return [int.from_bytes(digests[8 * i : 8 * i + 8], "little") for i in range(chunks)]

@@ -123,18 +123,19 @@ def core_mappings(mappings: list[procfs.Mapping]) -> list[Mapping]:
 # -- loading -----------------------------------------------------------------------------------------------
 
 
-def load_memory(record: Process, core: Core, seed: Seed) -> None:
-    """The address space with all its pages."""
+def load_memory(record: Process, core: Core, seed: Seed) -> list[int]:
+    """The address space with all its pages. Returns the digests of the core file's chunks."""
     holding = pages.holding(core, record.memory)
     shared = memory.shared_objects(record.memory)
     try:
         memory.load(record.memory, seed, shared, holding)
-        pages.load(core, record.memory, seed)
+        digests = pages.load(core, record.memory, seed)
         memory.finish(record.memory, seed, core.auxv, holding)
     finally:
         for fd in shared.values():
             os.close(fd)
     seed.drop_fetched()
+    return digests
 
 
 def load_tasks(record: Process, opened: descriptors.Opened, seed: Seed) -> dict[int, Tracee]:

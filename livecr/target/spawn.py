@@ -19,7 +19,6 @@ from livecr.target.tracee import Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
 __all__ = ["Seed", "spawn"]
@@ -103,6 +102,7 @@ class Seed:
         self._our_pidfd = -1
         self._batches = False
         self._fetched: dict[int, int] = {}
+        self.borrowed: list[tuple[int, int]] = []  # ranges in use for a while, by whoever builds it
 
     # -- making and unmaking -----------------------------------------------------------------------------
 
@@ -131,11 +131,11 @@ class Seed:
         self._table = here + PAGE + SCRATCH_BYTES
         self._batches = True
         self._scratch = here + PAGE
+        self._engine_range = (here, here + size)
         program = Program()
         program.add("munmap", 0, here)
         program.add("munmap", here + size, _TASK_SIZE - here - size)
         self.run(program)
-        self._engine_range = (here, here + size)
 
     def discard(self) -> None:
         """Kill it and wait until nothing is left."""
@@ -184,6 +184,10 @@ class Seed:
         """The address of ``size`` zeroed bytes of scratch memory for the next ``run``."""
         return self.put(bytes(size))
 
+    def free_range(self, taken: list[tuple[int, int]], size: int) -> int:
+        """The start of a hole of ``size`` bytes that neither ``taken`` nor the engine needs."""
+        return free_range([*taken, self._engine_range], size)
+
     def fetch(self, fds: list[int]) -> dict[int, int]:
         """Give it descriptors of ours; ours to the number that it has there. Kept until ``drop_fetched``."""
         new = [fd for fd in fds if fd not in self._fetched]
@@ -205,21 +209,15 @@ class Seed:
         self._fetched.clear()
         self._our_pidfd = -1
 
-    def run_each(self, tasks: list[Tracee], calls: Sequence[tuple[str, tuple[int, ...]]]) -> list[int]:
-        """One call in each of several tasks, all at the same time. Raises Failed for any that fails."""
-        program = Program()
-        for name, args in calls:
-            program.add(name, *args)
-        native = program.native()
+    def run_each(self, tasks: list[Tracee], entry: int, argument: int, stacks: tuple[int, int]) -> None:
+        """Run code of ours at ``entry`` in several tasks at once, until each comes to an int3.
+
+        ``stacks``: where the stacks begin, and the bytes of each.
+        """
         tids = ffi.new("int[]", [task.tid for task in tasks])
-        result = lib.lcr_inject_each(tids, len(tasks), self._entry, self._base, native)
+        result = lib.lcr_run_each(tids, len(tids), entry, self._base, argument, *stacks)
         if result < 0:
             raise Failed(f"ptrace: {os.strerror(-result)}", where=f"process {self.pid}")
-        results = [native[i].result for i in range(len(tasks))]
-        for (name, _), value in zip(calls, results, strict=True):
-            if -4096 < value < 0:
-                raise Failed(f"{name}: {os.strerror(-value)}", where=f"process {self.pid}")
-        return results
 
     # -- threads -----------------------------------------------------------------------------------------
 

@@ -139,21 +139,21 @@ long lcr_batch(int tid, uint64_t runner, uint64_t table, const struct lcr_regs *
     return (long)(count - regs.rbp);
 }
 
-long lcr_inject_each(const int *tids, size_t count, uint64_t entry, const struct lcr_regs *base,
-                     struct lcr_call *calls)
+long lcr_run_each(const int *tids, size_t count, uint64_t entry, const struct lcr_regs *base, uint64_t argument,
+                  uint64_t stacks, uint64_t stack_bytes)
 {
+    struct lcr_regs regs = *base;
+    regs.rip = entry;
+    regs.rdi = argument;
+    regs.orig_rax = (uint64_t)-1;
     for (size_t i = 0; i < count; i++) {
-        struct lcr_regs regs;
-        prepare(&regs, base, entry, &calls[i]);
+        regs.rsp = stacks + (i + 1) * stack_bytes - 8; /* as after a call instruction */
         long result = set_registers(tids[i], &regs);
-        if (result == 0)
-            result = to_syscall_stop(tids[i], 0, NULL);
         if (result < 0)
             return result;
-    }
-    for (size_t i = 0; i < count; i++)
-        if (ptrace(PTRACE_SYSCALL, tids[i], NULL, NULL) < 0)
+        if (ptrace(PTRACE_CONT, tids[i], NULL, NULL) < 0)
             return -errno;
+    }
     for (size_t i = 0; i < count; i++) {
         int status;
         long result = lcr_wait(tids[i], &status, 0);
@@ -161,10 +161,7 @@ long lcr_inject_each(const int *tids, size_t count, uint64_t entry, const struct
             return result;
         if (!WIFSTOPPED(status))
             return -ESRCH;
-        if (WSTOPSIG(status) != SYSCALL_STOP &&
-            (result = to_syscall_stop(tids[i], pass_on(status, NULL), NULL)) < 0)
-            return result;
-        if ((result = finish(tids[i], &calls[i])) < 0)
+        if ((status >> 16 != 0 || WSTOPSIG(status) != SIGTRAP) && (result = to_trap(tids[i], NULL)) < 0)
             return result;
     }
     return 0;

@@ -22,10 +22,10 @@ long lcr_inject(int tid, uint64_t entry, const struct lcr_regs *base, struct lcr
 long lcr_batch(int tid, uint64_t runner, uint64_t table, const struct lcr_regs *base, struct lcr_call *calls,
                size_t count, uint64_t *deferred);
 
-/* The same single call in several tasks at once: all are set going, then all are waited for. calls[i] is for
-   tids[i]. 0 or -errno. */
-long lcr_inject_each(const int *tids, size_t count, uint64_t entry, const struct lcr_regs *base,
-                     struct lcr_call *calls);
+/* Run the code at `entry` in several tasks of a half-built process at once: `argument` in rdi, each with a stack of
+   `stack_bytes` of its own upwards from `stacks`; until each has come to an int3. 0 or -errno. */
+long lcr_run_each(const int *tids, size_t count, uint64_t entry, const struct lcr_regs *base, uint64_t argument,
+                  uint64_t stacks, uint64_t stack_bytes);
 
 /* From a stop to the entry stop of `call`, then interrupted, so that the call leaves at once by its restart
    code; ends in PTRACE_EVENT_STOP. result: what the call returned. 0 or -errno. */

@@ -396,15 +396,3 @@ long lcr_dump(int pid, int core_fd, const void *head, size_t head_len, const str
     close(mem_fd);
     return result;
 }
-
-long lcr_digest(int fd, uint64_t size, uint64_t chunk_bytes, uint64_t *digests, size_t digest_count, int workers)
-{
-    struct job job = {.fd = fd, .mem_fd = -1, .size = size, .chunk_bytes = chunk_bytes,
-                      .digests = digests, .digest_count = digest_count};
-    return run_job(&job, workers);
-}
-
-uint64_t lcr_xxh3(const void *data, size_t size)
-{
-    return XXH3_64bits(data, size);
-}

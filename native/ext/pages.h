@@ -29,11 +29,6 @@ long lcr_scan_guards(int pagemap_fd, uint64_t start, uint64_t end, struct lcr_ru
 long lcr_dump(int pid, int core_fd, const void *head, size_t head_len, const struct lcr_run *runs,
               size_t run_count, uint64_t size, uint64_t chunk_bytes, uint64_t *digests, size_t digest_count,
               int workers, uint64_t *where);
-/* XXH3-64 of each chunk of a file of `size` bytes. 0, or -errno; -ENODATA when the file is shorter. */
-long lcr_digest(int fd, uint64_t size, uint64_t chunk_bytes, uint64_t *digests, size_t digest_count, int workers);
-/* XXH3-64 of a buffer. */
-uint64_t lcr_xxh3(const void *data, size_t size);
-
 /* One mapping as the core's program headers tell it; prot as of mmap(2). */
 struct lcr_vma {
     uint64_t start, end;

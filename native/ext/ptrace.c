@@ -118,7 +118,9 @@ int lcr_freeze(const int *tids, int count, long options, int timeout_ms, int *st
                 status[i] = -ESRCH; /* it has ended; exit status 0 would look like not having been heard of */
         }
         for (int i = 0; waiting && !progress && i < count; i++) {
-            if (status[i] == 0 && is_dead(tids[i])) { /* a leader whose other threads were killed with it */
+            if (status[i] == 0 && is_dead(tids[i])) {
+                /* Either just now, or it is a leader whose other threads were killed with it. */
+                lcr_wait(tids[i], &status[i], WNOHANG);
                 status[i] = -ESRCH;
                 waiting--;
             }

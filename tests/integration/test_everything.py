@@ -9,19 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-def frame(pid: int) -> list[str]:
-    """Addresses, permissions and flags of all mappings; the number of a shared object is the kernel's choice."""
-    lines = []
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        words = line.split()
-        if "-" in line[:17]:
-            number = "" if "/dev/zero" in line else words[4]
-            lines.append(" ".join([*words[:4], number, *words[5:]]))
-        elif line.startswith("VmFlags"):
-            lines.append(" ".join(words))
-    return lines
+from tests.integration.conftest import frame
 
 
 def layout(pid: int) -> dict[str, bytes | str]:
@@ -34,7 +22,12 @@ def layout(pid: int) -> dict[str, bytes | str]:
 
 @pytest.mark.parametrize("fate", ["left-running", "restored"])
 def test_everything_is_as_it_was(
-    fate: str, program: Callable[[str], Path], target: Callable[..., Any], image: Path, livecr: Any, tmp_path: Path
+    fate: str,
+    program: Callable[[str], Path],
+    target: Callable[..., Any],
+    image: Path,
+    livecr: Any,
+    tmp_path: Path,
 ) -> None:
     """The program would notice a changed byte, register, offset, signal, timer or setting."""
     one = target([program("everything"), "64", tmp_path])
