@@ -6,6 +6,7 @@ Relies on /proc/PID/stat and status, prlimit(2) from outside, and on prctl(2) an
 from __future__ import annotations
 
 import os
+from resource import RLIM_INFINITY, prlimit
 
 from livecr.errors import Obstacle
 from livecr.image.record import Record
@@ -91,8 +92,6 @@ def obstacles(pid: int) -> list[Obstacle]:
 
 def save(pid: int, told: dict[str, str], borrowed: Borrowed) -> Session:
     """Of a frozen process; ``told``: the lines of its status file."""
-    from resource import prlimit
-
     program = Program()
     for i, (_, get, _, how) in enumerate(_SETTINGS):
         program.add("prctl", get, *((borrowed.scratch + 8 * i,) if how == "written" else (0,)), 0, 0, 0)
@@ -156,8 +155,6 @@ def _write(pid: int, name: str, value: str) -> None:
 
 def load_last(session: Session, seed: Seed) -> None:
     """What comes after the credentials: limits (from outside), and the settings that those reset."""
-    from resource import RLIM_INFINITY, prlimit
-
     for which, (soft, hard) in enumerate(session.limits[:_LIMITS]):
         wanted = (soft if soft >= 0 else RLIM_INFINITY, hard if hard >= 0 else RLIM_INFINITY)
         if prlimit(seed.pid, which) != wanted:

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -78,8 +79,11 @@ long lcr_digest(int fd, uint64_t size, uint64_t chunk_bytes, uint64_t *digests, 
     struct sigaction catching = {.sa_handler = on_sigbus}, before;
     pthread_t threads[WORKERS_MAX];
     int started = 0;
-    if (sigaction(SIGBUS, &catching, &before) < 0)
+    struct stat about;
+    if (fstat(fd, &about) < 0 || sigaction(SIGBUS, &catching, &before) < 0)
         return -errno;
+    if ((uint64_t)about.st_size < size) /* within its last page a mapping shows zeros */
+        job.error = -ENODATA;
     if ((size_t)workers > digest_count)
         workers = (int)digest_count;
     while (started + 1 < workers && started < WORKERS_MAX && !pthread_create(&threads[started], NULL, work, &job))
