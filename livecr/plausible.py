@@ -6,7 +6,10 @@ before it has been looked at, here or where it is used. Called by restore.py.
 
 from __future__ import annotations
 
+import os
+
 from livecr.errors import BadImage, Refused
+from livecr.kernel import procfs
 from livecr.kinds import memory
 
 TYPE_CHECKING = False
@@ -65,21 +68,23 @@ def _check_references(record: process.Process, core: Core) -> None:
 
 
 def _check_free(tid: int) -> None:
-    try:
-        with open(f"/proc/{tid}/comm", encoding="utf-8", errors="replace") as file:
-            name = file.read().strip()
-        with open(f"/proc/{tid}/status", encoding="utf-8", errors="replace") as lines:
-            told = dict(line.rstrip("\n").split(":", 1) for line in lines if ":" in line)
-    except OSError:
+    if not os.path.exists(f"/proc/{tid}"):
         return
-    state = told.get("State", "").strip()
-    rest = (
-        f" (it has ended; its parent {told.get('PPid', '?').strip()} has not waited for it)"
-        if "Z" in state[:1]
-        else ""
-    )
+    import psutil  # only here: it takes as long to import as all else in a restore
+
+    try:
+        task = procfs.status(tid)
+        owner = psutil.Process(int(task["Tgid"]))
+        name = f"process {owner.pid}, {owner.name()}, of {owner.username()}"
+        ended = owner.status() == psutil.STATUS_ZOMBIE
+        if ended:
+            name += f" (it has ended; its parent {owner.ppid()} has not waited for it)"
+    except (OSError, psutil.Error):
+        return  # it has just gone
     raise Refused(
-        f"its number {tid} is taken by process {told.get('Tgid', '?').strip()}, {name}{rest}",
+        f"its number {tid} is taken by {name}",
         where=f"task {tid}",
-        way_out="end that process, or wait until it has ended",
+        way_out="wait until it has been waited for"
+        if ended
+        else "end that process, or wait until it has ended",
     )

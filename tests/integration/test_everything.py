@@ -30,7 +30,8 @@ def test_everything_is_as_it_was(
     tmp_path: Path,
 ) -> None:
     """The program would notice a changed byte, register, offset, signal, timer or setting."""
-    one = target([program("everything"), "64", tmp_path])
+    mebibytes = 1024 if fate == "restored" else 64
+    one = target([program("everything"), str(mebibytes), tmp_path])
     one.until_printed("ready")
     before, outside = frame(one.pid), layout(one.pid)
     if fate == "restored":
