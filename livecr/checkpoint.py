@@ -17,11 +17,13 @@ from livecr.interruption import Postponed
 from livecr.kernel import bpf, clock, procfs
 from livecr.kinds import pages, process, threads
 from livecr.target.freeze import confirm, end, freeze, thaw
+from livecr.target.shim import Shims
 from livecr.target.tracee import Gone
 from livecr.waits import written
 from livecr.waits.classify import Wait, classify_all
 from livecr.waits.clocks import Instant
 from livecr.waits.deadlines import Evidence
+from livecr.waits.reenter import Reentry
 from livecr.waits.restart import as_kernel_resumes
 
 TYPE_CHECKING = False
@@ -70,9 +72,13 @@ def _checkpoint(pid: int, image: str | None, leave_running: bool, interruption: 
             raise Refused("the process ended before it could be frozen", where=f"process {pid}") from None
         began_ns = time.monotonic_ns()
         waits: dict[int, Wait] = {}
+        reentry = None
         try:
-            registers = look(frozen, evidence)
+            shims = Shims(frozen.leader)
+            registers = look(frozen, shims, evidence)
             waits = classify_all(registers.items(), evidence, frozen.leader.read)
+            reentry = Reentry(shims)
+            reentry.enter(frozen.tasks, waits, registers)
             content = save(frozen, registers, waits, evidence, new)
             interruption.check()
             confirm(frozen)
@@ -80,11 +86,11 @@ def _checkpoint(pid: int, image: str | None, leave_running: bool, interruption: 
                 new.commit(content)
                 integrity.verify(new.path, new.files)
         except BaseException as error:
-            _give_up(frozen, waits, evidence, error)
+            _give_up(frozen, waits, reentry, evidence, error)
             raise
         frozen_ns = time.monotonic_ns() - began_ns
         if leave_running:
-            let_go(frozen, waits, evidence)
+            let_go(frozen, waits, reentry, evidence)
             frozen_ns = time.monotonic_ns() - began_ns
             interruption.check()
             new.commit(content)
@@ -94,7 +100,13 @@ def _checkpoint(pid: int, image: str | None, leave_running: bool, interruption: 
         return Checkpoint(pid, new.path, {w.tid: w.wait for w in content.waits}, frozen_ns, size)
 
 
-def _give_up(frozen: Process, waits: dict[int, Wait], evidence: Evidence, error: BaseException) -> None:
+def _give_up(
+    frozen: Process,
+    waits: dict[int, Wait],
+    reentry: Reentry | None,
+    evidence: Evidence,
+    error: BaseException,
+) -> None:
     """Let the process go. Raises Failed if what went wrong is that it was killed."""
     try:
         confirm(frozen)
@@ -103,7 +115,7 @@ def _give_up(frozen: Process, waits: dict[int, Wait], evidence: Evidence, error:
         if isinstance(error, Exception):
             raise Failed("it was ended during its checkpoint", where=f"process {frozen.pid}") from error
     else:
-        let_go(frozen, waits, evidence)
+        let_go(frozen, waits, reentry, evidence)
 
 
 def default_name(pid: int) -> str:
@@ -124,18 +136,20 @@ def _task_iterator() -> bpf.TaskIterator | None:
         return None
 
 
-def look(frozen: Process, evidence: Evidence) -> dict[int, Registers]:
+def look(frozen: Process, shims: Shims, evidence: Evidence) -> dict[int, Registers]:
     """Where each task stands, by TID, and what the freeze has brought to light about their waits."""
     threads.leave_critical_sections(frozen)
-    registers = {task.tid: task.registers() for task in frozen.tasks}
+    registers = {task.tid: shims.own_registers(task.registers()) for task in frozen.tasks}
     evidence.after_freeze(frozen.pid)
     return registers
 
 
-def let_go(frozen: Process, waits: dict[int, Wait], evidence: Evidence) -> None:
+def let_go(frozen: Process, waits: dict[int, Wait], reentry: Reentry | None, evidence: Evidence) -> None:
     """Every task goes on in its call, with the time that passed in the freeze taken off what it has left."""
     try:
         written.catch_up(frozen.tasks, waits, evidence.since_frozen_ns)
+        if reentry is not None:
+            reentry.refresh(lambda wait: max(0, (wait.remaining_ns or 0) - evidence.since_frozen_ns()))
     except Gone:
         pass  # killed, now that all of it is saved
     finally:

@@ -15,11 +15,13 @@ from livecr.errors import BadImage, Failed, LivecrError
 from livecr.image import integrity, manifest
 from livecr.image.elfcore import Core
 from livecr.kinds import descriptors, memory, process
+from livecr.target.shim import Shims
 from livecr.target.spawn import Seed, spawn
 from livecr.target.tracee import Registers, Tracee
 from livecr.waits import written
 from livecr.waits.clocks import ProgramTime
-from livecr.waits.rearm import rearm
+from livecr.waits.rearm import rearm, remaining_ns
+from livecr.waits.reenter import Reentry
 
 __all__ = ["Restored", "read", "restore"]
 
@@ -83,11 +85,12 @@ def _build(
     try:
         digests = process.load_memory(told.process, core, seed)
         tasks = process.load_tasks(told.process, opened, seed)
-        process.load_rest(told.process, seed, tasks, now.elapsed_ns())
+        process.load_rest(told.process, seed, tasks, now)
         verification.accept(os.path.basename(core.where), digests)
         verification.finish()
-        resumable = _enter_waits(told, core, seed, tasks, now)
-        _resume(told, seed, tasks, resumable, now)
+        reentry = Reentry(Shims(seed.leader))
+        resumable = _enter_waits(told, core, seed, tasks, now, reentry)
+        _resume(told, seed, tasks, resumable, now, reentry)
     except LivecrError:
         seed.discard()
         raise
@@ -101,7 +104,7 @@ def _build(
 
 
 def _enter_waits(
-    told: Content, core: Core, seed: Seed, tasks: dict[int, Tracee], now: ProgramTime
+    told: Content, core: Core, seed: Seed, tasks: dict[int, Tracee], now: ProgramTime, reentry: Reentry
 ) -> dict[int, Registers]:
     """Each task inside its call again; the registers to resume it with, by TID."""
     waits = {waiting.tid: waiting.wait for waiting in told.waits}
@@ -110,7 +113,11 @@ def _enter_waits(
         task = tasks[thread.tid]
         task.set_xstate(thread.xstate)
         registers = Registers.unpack(thread.registers)
-        if thread.tid in waits:
+        if thread.tid in waits and waits[thread.tid].how == "eintr":
+            wait = waits[thread.tid]
+            left_ns = 0 if wait.remaining_ns is None else remaining_ns(wait, now)
+            resumable[thread.tid] = reentry.registers(wait, registers, left_ns)
+        elif thread.tid in waits:
             resumable[thread.tid] = rearm(waits[thread.tid], registers, seed, task, now)
         else:
             resumable[thread.tid] = registers
@@ -118,7 +125,12 @@ def _enter_waits(
 
 
 def _resume(
-    told: Content, seed: Seed, tasks: dict[int, Tracee], registers: dict[int, Registers], now: ProgramTime
+    told: Content,
+    seed: Seed,
+    tasks: dict[int, Tracee],
+    registers: dict[int, Registers],
+    now: ProgramTime,
+    reentry: Reentry,
 ) -> None:
     """Take the engine out, give every task its registers and its signal mask, and let go of all."""
     seed.remove_engine(memory.syscall_instruction(told.process.memory, seed.leader))
@@ -129,6 +141,7 @@ def _resume(
         task.set_signal_mask(thread.signal_mask)
     waits = {waiting.tid: waiting.wait for waiting in told.waits}
     written.catch_up(tasks.values(), waits, now.elapsed_ns)
+    reentry.refresh(lambda wait: remaining_ns(wait, now))
     for task in tasks.values():
         task.detach()
     written.put_back(seed.pid, waits, now.elapsed_ns)

@@ -133,7 +133,10 @@ class TaskIterator:
 
     @classmethod
     def open(cls, cache: str | None = None) -> TaskIterator:
-        """Load the program. ``cache``: a directory, by default CACHE, "" for none. Raises Unavailable with the reason."""
+        """Load the program. Raises Unavailable with the reason.
+
+        ``cache``: a directory, by default CACHE, "" for none.
+        """
         if switched_off("bpf"):
             raise Unavailable("switched off by LIVECR_WITHOUT")
         try:
@@ -143,7 +146,9 @@ class TaskIterator:
         # The program relocated for one kernel fits only that kernel: keep it by boot.
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot_id:
             key = f"task-{boot_id.read().strip()}-{built.st_size}-{built.st_mtime_ns}"
-        program = lib.lcr_bpf_open(OBJECT.encode(), (CACHE if cache is None else cache).encode(), key.encode())
+        program = lib.lcr_bpf_open(
+            OBJECT.encode(), (CACHE if cache is None else cache).encode(), key.encode()
+        )
         if program < 0:
             said = ffi.string(lib.lcr_bpf_message()).decode(errors="replace")
             raise Unavailable(f"{os.strerror(-program)}{f' ({said})' if said else ''}")

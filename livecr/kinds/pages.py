@@ -13,7 +13,7 @@ from livecr._native import ffi, lib
 from livecr.errors import Failed
 from livecr.image.integrity import CHUNK_BYTES
 from livecr.kinds import huge_pages
-from livecr.target import engine
+from livecr.target import blobs
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -166,7 +166,7 @@ def load(core: Core, memory: Memory, seed: Seed) -> list[int]:
 
 def _fill(core: Core, memory: Memory, seed: Seed, places: Any, workers: list[Any]) -> list[int]:
     """Lend the process the filler, and memory for what that works with; run it; take both back."""
-    code = engine.blob("fill-avx2.bin" if lib.lcr_has_avx2() else "fill.bin")
+    code = blobs.read("fill-avx2.bin" if lib.lcr_has_avx2() else "fill.bin")
     chunks = -(-core.size // CHUNK_BYTES)
     table = bytes(ffi.buffer(places)) if core.run_count else b""
     sizes = [

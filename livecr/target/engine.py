@@ -14,6 +14,7 @@ import os
 from livecr._native import ffi, lib
 from livecr.errors import Failed
 from livecr.kernel import procfs
+from livecr.target import blobs, shim
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from livecr.target.process import Process
     from livecr.target.tracee import Registers, Tracee
 
-__all__ = ["PAGE", "Borrowed", "Engine", "blob", "free_range", "inject", "native_registers", "run"]
+__all__ = ["PAGE", "Borrowed", "Engine", "free_range", "inject", "native_registers", "run"]
 
 PAGE = 4096
 SCRATCH_BYTES = 4 * PAGE
@@ -42,12 +43,6 @@ _TASK_SIZE = 0x7FFFFFFFF000
 _PROT_READ_WRITE = 3
 _MAP_PRIVATE_ANONYMOUS = 0x22
 _MAP_FIXED_NOREPLACE = 0x100000
-
-
-def blob(name: str = "engine.bin") -> bytes:
-    """The bytes of a native part; by default the engine's, save area included."""
-    with open(os.path.join(os.path.dirname(__file__), "..", "native", name), "rb") as file:
-        return file.read()
 
 
 def free_range(taken: list[tuple[int, int]], size: int) -> int:
@@ -70,7 +65,7 @@ class Engine:
         """``resume``: the registers with which the kernel would go on from those of a stop."""
         self._process = process
         self._resume = resume
-        self._blob = blob()
+        self._blob = blobs.read("engine.bin")
         self._mappings = procfs.mappings(process.pid, with_flags=False)
         self._cave, self._original, is_leftover = _find_cave(process.leader, self._mappings, self._blob)
         if is_leftover:
@@ -213,12 +208,14 @@ def _find_cave(task: Tracee, mappings: list[procfs.Mapping], engine: bytes) -> t
     magic = engine[:_CALL_OFFSET]
     for mapping in executable:
         page = task.read(mapping.end - PAGE, PAGE)
+        if mapping.path == "[vdso]":
+            page = page[: shim.content_end(page)]
         leftover = page.find(magic)
         if leftover >= 0 and leftover % 16 == 0:
             # Of a livecr that was killed. Put back afterwards: a signal handler may yet return into it.
             return mapping.end - PAGE + leftover, page[leftover : leftover + len(engine)], True
         used = (len(page.rstrip(b"\0")) + 31) & ~15
-        if PAGE - used >= len(engine):
+        if len(page) - used >= len(engine):
             return mapping.end - PAGE + used, bytes(len(engine)), False
     raise Failed(
         "no room for the engine: no executable mapping ends in unused bytes",

@@ -11,7 +11,7 @@ import os
 
 from livecr._native import ffi, lib
 from livecr.errors import Failed
-from livecr.target import engine, freeze, tracee
+from livecr.target import blobs, engine, freeze, tracee
 from livecr.target.engine import PAGE, free_range, inject, native_registers
 from livecr.target.process import Process
 from livecr.target.program import Program
@@ -124,9 +124,9 @@ class Seed:
         program.add("mmap", here, PAGE, _PROT_READ | _PROT_EXEC, flags, -1, 0)
         program.add("mmap", here + PAGE, SCRATCH_BYTES + TABLE_BYTES, _PROT_READ | _PROT_WRITE, flags, -1, 0)
         self.run(program)
-        self.leader.write(here, engine.blob())
+        self.leader.write(here, blobs.read("engine.bin"))
         self._runner = here + _RUNNER_OFFSET
-        self.leader.write(self._runner, engine.blob("batch.bin"))
+        self.leader.write(self._runner, blobs.read("batch.bin"))
         self._entry = here + _CALL_OFFSET
         self._table = here + PAGE + SCRATCH_BYTES
         self._batches = True

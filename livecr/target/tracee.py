@@ -285,6 +285,14 @@ class Tracee:
         """``size`` bytes of its memory; protection does not matter. Raises Failed where nothing is mapped."""
         return bytes(self._memory(os.O_RDONLY, os.pread, size, address))
 
+    def read_some(self, address: int, size: int) -> bytes:
+        """As much of it as is mapped without a gap; nothing where nothing is."""
+        try:
+            with open(f"/proc/{self.pid}/mem", "rb", buffering=0) as memory:
+                return os.pread(memory.fileno(), size, address)
+        except OSError:
+            return b""
+
     def write(self, address: int, content: bytes) -> None:
         """Change its memory; protection does not matter (private mappings are copied on write)."""
         self._memory(os.O_RDWR, os.pwrite, content, address)

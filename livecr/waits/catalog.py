@@ -19,7 +19,18 @@ from livecr.waits.restart import (
 
 __all__ = [
     *("ABSOLUTE", "ABS_IF_FLAG", "FUTEX_OP", "LEFT", "LEFT_TIMEVAL", "MILLISECONDS", "NONE", "RELATIVE"),
-    *("CATALOG", "FUTEX_COMMANDS", "RESTART_FUNCTIONS", "SO_RCVTIMEO", "SO_SNDTIMEO", "Call", "call_name"),
+    *(
+        "CATALOG",
+        "FUTEX_COMMANDS",
+        "LEFT_HERE",
+        "REENTERED",
+        "REENTERED_UNTIMED",
+        "RESTART_FUNCTIONS",
+        "SO_RCVTIMEO",
+        "SO_SNDTIMEO",
+        "Call",
+        "call_name",
+    ),
 ]
 
 # How a timeout is encoded.
@@ -219,6 +230,25 @@ RESTART_FUNCTIONS = {
     "alarm_timer_nsleep_restart":     ("alarm",      (230,),      "a sleep on an alarm clock"),
     "do_no_restart_syscall":          ("",           (),          ""),
 }  # fmt: skip
+
+
+#: In REENTERED: here goes the address of a struct timespec with the time that is left.
+LEFT_HERE = -1
+
+#: Calls that a freeze ends with EINTR, and how they are made again when they have a timeout: the call, and its
+#: arguments (by index) that differ. Milliseconds are too coarse, so epoll_pwait2 stands in for its elders.
+REENTERED: dict[int, tuple[int, dict[int, int]]] = {
+    # program's    made again     differs
+    232:          (441,           {3: LEFT_HERE, 4: 0, 5: 8}),  # epoll_wait: no signal mask
+    281:          (441,           {3: LEFT_HERE}),              # epoll_pwait
+    441:          (441,           {3: LEFT_HERE}),              # epoll_pwait2
+    128:          (128,           {2: LEFT_HERE}),              # rt_sigtimedwait
+    220:          (220,           {3: LEFT_HERE}),              # semtimedop
+    208:          (208,           {4: LEFT_HERE}),              # io_getevents
+}  # fmt: skip
+
+#: The same, without a timeout: made again as they are.
+REENTERED_UNTIMED = (65, *REENTERED)
 
 
 def call_name(number: int) -> str:

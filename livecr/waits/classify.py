@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from livecr.errors import Failed, Obstacle, Refused
 from livecr.image.record import Record
-from livecr.kernel import clock
+from livecr.kernel import clock, procfs
 from livecr.waits import catalog
 from livecr.waits.deadlines import deadlines, restart_kind
 from livecr.waits.restart import EINTR, NR_RESTART_SYSCALL, how, interrupted_call
@@ -109,6 +109,8 @@ def classify(tid: int, registers: Registers, evidence: Evidence, read_memory: Re
         # EINTR with nothing delivered: ours, if the call is one that a freeze ends.
         if EINTR not in catalog.CATALOG[number].codes and not evidence.slept_until_frozen(tid):
             return None
+        if _signal_is_due(evidence.pid, tid):
+            return None  # the program's own EINTR: its handler runs as soon as it is let go
         code = EINTR
     where = f"task {tid} of process {evidence.pid}"
     arguments = list(registers.arguments())
@@ -128,6 +130,13 @@ def classify(tid: int, registers: Registers, evidence: Evidence, read_memory: Re
         block = None
     found = deadlines(tid, call, arguments, evidence, read_memory, block=block, restarted=restarted)
     return _wait(tid, call, arguments, code, restarted, found, block, evidence)
+
+
+def _signal_is_due(pid: int, tid: int) -> bool:
+    """Whether a signal is pending that is not blocked. Inside epoll_pwait that is by its temporary mask."""
+    told = procfs.status(pid, tid)
+    pending = int(told["SigPnd"], 16) | int(told["ShdPnd"], 16)
+    return bool(pending & ~int(told["SigBlk"], 16))
 
 
 def first_call(

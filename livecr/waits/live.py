@@ -12,6 +12,7 @@ from livecr._native import ffi, lib
 from livecr.errors import Failed, Obstacle, Refused
 from livecr.kernel import clock, procfs
 from livecr.kernel.bpf import TaskIterator, Unavailable
+from livecr.target.shim import SLOTS_MAX
 from livecr.waits import catalog
 from livecr.waits.classify import belongs, clock_obstacle, first_call
 from livecr.waits.deadlines import Evidence, deadlines
@@ -85,14 +86,17 @@ def waiting_calls(pid: int) -> dict[int, int]:
 def obstacles_before_freeze(pid: int) -> list[Obstacle]:
     """Every task in a call that a mere freeze would end with EINTR, or that cannot be entered again."""
     obstacles = []
+    timed = 0
     for tid, task in blocked(pid).items():
         # A call that is not in the catalog is seldom blocked in: whether it is, the freeze will tell.
         call = catalog.CATALOG.get(task.number) if task is not None else None
         if task is None or call is None:
             continue
         where = f"task {tid} of process {pid}"
-        if call.how == "eintr":
+        if call.how == "eintr" and not _can_reenter(call, task.arguments):
             obstacles.append(Obstacle(where, f"it waits in {call.name}", _EINTR_WAY_OUT))
+        elif call.how == "eintr":
+            timed += _has_timeout(call, task.arguments)
         elif call.socket_option and _socket_timeout(pid, task.arguments[0], call.socket_option):
             name = "SO_RCVTIMEO" if call.socket_option == catalog.SO_RCVTIMEO else "SO_SNDTIMEO"
             text = f"it waits in {call.name} on fd {task.arguments[0]}, a socket with {name} set"
@@ -102,7 +106,24 @@ def obstacles_before_freeze(pid: int) -> list[Obstacle]:
         elif call.encoding in _WRITTEN and not _writable(pid, task.arguments[call.timeout or 0]):
             text = f"it waits in {call.name} with its timeout in read-only memory"
             obstacles.append(Obstacle(where, text, _EINTR_WAY_OUT))
+    if timed > SLOTS_MAX:
+        text = f"{timed} of its tasks wait in calls that a freeze ends with EINTR, with a timeout"
+        obstacles.append(Obstacle(f"process {pid}", text, f"at most {SLOTS_MAX} can be entered again"))
     return obstacles
+
+
+def _has_timeout(call: Call, arguments: list[int]) -> bool:
+    if call.timeout is None:
+        return False
+    if call.encoding == catalog.MILLISECONDS:
+        return not arguments[call.timeout] >> 31 & 1
+    return arguments[call.timeout] != 0
+
+
+def _can_reenter(call: Call, arguments: list[int]) -> bool:
+    """Whether a call that a freeze ends with EINTR can be made again from outside (waits/reenter)."""
+    known = catalog.REENTERED if _has_timeout(call, arguments) else catalog.REENTERED_UNTIMED
+    return call.number in known
 
 
 #: Timeouts in which the kernel leaves what is left; where it cannot, the call ends with EINTR (fs/select.c).

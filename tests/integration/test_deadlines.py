@@ -298,7 +298,7 @@ def test_a_point_in_time_needs_no_source_but_the_argument(
 # -- refusals --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ENDED_BY_A_FREEZE)
+@pytest.mark.parametrize("kind", ["rcvtimeo"])
 def test_a_call_that_a_freeze_would_end_is_an_obstacle(binary: Path, kind: str) -> None:
     with waiting(binary, kind, ENDED_BY_A_FREEZE[kind]) as waiter:
         (obstacle,) = obstacles_before_freeze(waiter.pid)

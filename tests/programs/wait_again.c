@@ -1,0 +1,92 @@
+/* Waits in a call that a freeze ends with EINTR: `wait_again KIND MILLISECONDS`, -1 for no timeout.
+   Prints "waiting", then JSON: what the call returned, errno, how long it took by CLOCK_MONOTONIC, whether the registers
+   of its arguments were as before, and how often a handler ran. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/sem.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+static int handled;
+static void on_signal(int number) { (void)number; handled++; }
+
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
+/* The call, and whether rdi, rsi, rdx, r10, r8, r9 came back as they were. */
+static long call(long number, const uint64_t in[6], int *kept)
+{
+    register uint64_t rdi __asm__("rdi") = in[0], rsi __asm__("rsi") = in[1], rdx __asm__("rdx") = in[2];
+    register uint64_t r10 __asm__("r10") = in[3], r8 __asm__("r8") = in[4], r9 __asm__("r9") = in[5];
+    long result = number;
+    __asm__ volatile("syscall"
+                     : "+a"(result), "+r"(rdi), "+r"(rsi), "+r"(rdx), "+r"(r10), "+r"(r8), "+r"(r9)
+                     :
+                     : "rcx", "r11", "memory");
+    *kept = rdi == in[0] && rsi == in[1] && rdx == in[2] && r10 == in[3] && r8 == in[4] && r9 == in[5];
+    return result;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 3)
+        return 2;
+    long ms = atol(argv[2]);
+    struct timespec left = {ms / 1000, ms % 1000 * 1000000}, before = left;
+    uint64_t timeout = ms < 0 ? 0 : (uintptr_t)&left;
+    struct sigaction action = {.sa_handler = on_signal};
+    sigaction(SIGUSR1, &action, NULL);
+    sigset_t set, mask;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR2);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    sigemptyset(&mask);
+    siginfo_t info;
+    struct sembuf operation = {.sem_op = -1};
+    struct epoll_event event;
+    int semaphores = -1, epoll = -1, kept;
+    uint64_t in[6] = {0, 0, 0, 0x1234567812345678, 0x8765432187654321, 0x1111222233334444};
+    long number;
+    if (!strcmp(argv[1], "rt_sigtimedwait")) {
+        number = SYS_rt_sigtimedwait;
+        in[0] = (uintptr_t)&set, in[1] = (uintptr_t)&info, in[2] = timeout, in[3] = 8;
+    } else if (!strcmp(argv[1], "semtimedop")) {
+        number = SYS_semtimedop;
+        semaphores = semget(IPC_PRIVATE, 1, 0600);
+        in[0] = semaphores, in[1] = (uintptr_t)&operation, in[2] = 1, in[3] = timeout;
+    } else {
+        epoll = epoll_create1(0);
+        in[0] = epoll, in[1] = (uintptr_t)&event, in[2] = 1;
+        if (!strcmp(argv[1], "epoll_wait")) {
+            number = SYS_epoll_wait;
+            in[3] = (uint32_t)ms;
+        } else if (!strcmp(argv[1], "epoll_pwait")) {
+            number = SYS_epoll_pwait;
+            in[3] = (uint32_t)ms, in[4] = (uintptr_t)&mask, in[5] = 8;
+        } else {
+            number = 441; /* epoll_pwait2 */
+            in[3] = timeout, in[4] = (uintptr_t)&mask, in[5] = 8;
+        }
+    }
+    puts("waiting");
+    fflush(stdout);
+    int64_t began = now_ns();
+    long result = call(number, in, &kept);
+    int64_t took = now_ns() - began;
+    if (semaphores >= 0)
+        semctl(semaphores, 0, IPC_RMID);
+    printf("{\"result\": %ld, \"took_ns\": %lld, \"registers_kept\": %d, \"timeout_kept\": %d, \"handled\": %d}\n", result,
+           (long long)took, kept, !memcmp(&left, &before, sizeof left), handled);
+    return 0;
+}
