@@ -235,7 +235,7 @@ RESTART_FUNCTIONS = {
 #: In REENTERED: here goes the address of a struct timespec with the time that is left.
 LEFT_HERE = -1
 
-#: Calls that a freeze ends with EINTR, and how they are made again when they have a timeout: the call, and its
+#: Calls that a freeze ends with EINTR, and how each is made again when it has a timeout: the call, and its
 #: arguments (by index) that differ. Milliseconds are too coarse, so epoll_pwait2 stands in for its elders.
 REENTERED: dict[int, tuple[int, dict[int, int]]] = {
     # program's    made again     differs
