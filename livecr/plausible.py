@@ -63,6 +63,7 @@ def _check_references(record: process.Process, core: Core) -> None:
     table = record.descriptors
     references = [(thread.credentials, record.credentials) for thread in record.threads]
     references += [(d.description, table.descriptions) for d in table.descriptors]  # type: ignore[misc]
+    references += [(lock.description, table.descriptions) for lock in table.locks]  # type: ignore[misc]
     if any(not 0 <= index < len(there) for index, there in references):
         raise BadImage("its records do not fit together", where=core.where)
 

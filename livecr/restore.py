@@ -85,7 +85,7 @@ def _build(
     try:
         digests = process.load_memory(told.process, core, seed)
         tasks = process.load_tasks(told.process, opened, seed)
-        process.load_rest(told.process, seed, tasks, now)
+        process.load_rest(told.process, opened, seed, tasks, now)
         verification.accept(os.path.basename(core.where), digests)
         verification.finish()
         reentry = Reentry(Shims(seed.leader))

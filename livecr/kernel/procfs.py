@@ -12,6 +12,7 @@ __all__ = [
     "Mapping",
     "children",
     "descriptors",
+    "limits",
     "link",
     "mappings",
     "namespace",
@@ -182,6 +183,15 @@ def descriptors(pid: int) -> list[Descriptor]:
             else:
                 rest.append(line)
         found.append(Descriptor(fd, target, pos, flags, mount, rest))
+    return found
+
+
+def limits(pid: int) -> list[list[int]]:
+    """Soft and hard of every resource limit, in the order of their numbers (RLIMIT_CPU is 0); -1 for none."""
+    found = []
+    for line in _text(pid, "limits").splitlines()[1:]:
+        words = line[26:].split()  # behind the name, which has spaces in it
+        found.append([-1 if word == "unlimited" else int(word) for word in words[:2]])
     return found
 
 

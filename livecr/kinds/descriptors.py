@@ -13,7 +13,20 @@ from livecr._native import lib
 from livecr.errors import Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import procfs
-from livecr.kinds import devices, eventfd, files, pipes
+from livecr.kinds import (
+    devices,
+    epoll,
+    eventfd,
+    files,
+    inotify,
+    locks,
+    memfd,
+    pipes,
+    signalfd,
+    sockets_inet,
+    sockets_unix,
+    timerfd,
+)
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -24,22 +37,48 @@ if TYPE_CHECKING:
 
     from livecr.image.integrity import NewImage
     from livecr.target.spawn import Seed
+    from livecr.waits.clocks import ProgramTime
 
-__all__ = ["Description", "Descriptor", "Descriptors", "Table", "load", "obstacles", "save"]
+__all__ = ["Description", "Descriptor", "Descriptors", "Table", "arm_timers", "load", "obstacles", "save"]
 
-Description = files.File | files.Directory | devices.Device | pipes.Pipe | pipes.Fifo | eventfd.EventFd
+Description = (
+    files.File
+    | files.Directory
+    | devices.Device
+    | pipes.Pipe
+    | pipes.Fifo
+    | eventfd.EventFd
+    | sockets_unix.UnixSocket
+    | memfd.MemFd
+    | sockets_inet.InetSocket
+    | epoll.Epoll
+    | timerfd.TimerFd
+    | signalfd.SignalFd
+    | inotify.Inotify
+)
 
 NR_KCMP, KCMP_FILE = 312, 0
+KCMP_EQUAL, KCMP_LESS, KCMP_GREATER = 0, 1, 2
 F_DUPFD_CLOEXEC, F_SETFD = 1030, 2
 O_CLOEXEC, O_ASYNC = os.O_CLOEXEC, 0o20000
+_LATER = -1  # made when there is a process to make it in
 
-# How a kind is known: by the type in st_mode, and what the link of /proc/PID/fd starts with.
+# How a kind is known: by the type in st_mode, and what the link of /proc/PID/fd starts with; of a socket,
+# which the link only numbers, "socket:" and its protocol.
 KINDS: tuple[tuple[Callable[[int], bool], str, ModuleType], ...] = (
+    (st.S_ISREG, "/memfd:", memfd),
     (st.S_ISREG, "/", files),
     (st.S_ISDIR, "/", files),
     (st.S_ISCHR, "/dev/", devices),
     (st.S_ISFIFO, "", pipes),
     (lambda mode: not st.S_IFMT(mode), "anon_inode:[eventfd]", eventfd),
+    (st.S_ISSOCK, "socket:UNIX", sockets_unix),
+    (st.S_ISSOCK, "socket:TCP", sockets_inet),
+    (st.S_ISSOCK, "socket:UDP", sockets_inet),
+    (lambda mode: not st.S_IFMT(mode), "anon_inode:[eventpoll]", epoll),
+    (lambda mode: not st.S_IFMT(mode), "anon_inode:[timerfd]", timerfd),
+    (lambda mode: not st.S_IFMT(mode), "anon_inode:[signalfd]", signalfd),
+    (lambda mode: not st.S_IFMT(mode), "anon_inode:inotify", inotify),
 )
 
 
@@ -56,9 +95,22 @@ class Table(Record):
 
     descriptors: list[Descriptor]
     descriptions: list[
-        files.File | files.Directory | devices.Device | pipes.Pipe | pipes.Fifo | eventfd.EventFd
+        files.File
+        | files.Directory
+        | devices.Device
+        | pipes.Pipe
+        | pipes.Fifo
+        | eventfd.EventFd
+        | sockets_unix.UnixSocket
+        | memfd.MemFd
+        | sockets_inet.InetSocket
+        | epoll.Epoll
+        | timerfd.TimerFd
+        | signalfd.SignalFd
+        | inotify.Inotify
     ]
     pipes: list[pipes.Contents]
+    locks: list[locks.Lock]
 
 
 class Descriptors:
@@ -72,10 +124,16 @@ class Descriptors:
     def kind(self, d: procfs.Descriptor) -> ModuleType | None:
         """The module that saves this one, or None."""
         mode = self.stats[d.fd].st_mode
+        name = f"socket:{self.protocol(d)}" if st.S_ISSOCK(mode) else d.target
         for is_type, prefix, module in KINDS:
-            if is_type(mode) and d.target.startswith(prefix):
+            if is_type(mode) and name.startswith(prefix):
                 return module
         return None
+
+    def protocol(self, d: procfs.Descriptor) -> str:
+        """What the kernel calls a socket's protocol: TCP, UDPv6, UNIX, UNIX-STREAM … (net/socket.c)."""
+        name = os.getxattr(f"/proc/{self.pid}/fd/{d.fd}", "system.sockprotoname")
+        return name.rstrip(b"\0").decode("ascii", "replace")
 
 
 def _name(d: procfs.Descriptor) -> str:
@@ -108,14 +166,9 @@ def obstacles(pid: int) -> list[Obstacle]:
                 )
             )
             continue
-        if any(line.startswith("lock:") for line in d.lines):
-            found.append(
-                Obstacle(
-                    task,
-                    f"a lock is held on {d.target}",
-                    "this version of livecr does not restore file locks",
-                )
-            )
+        lock = locks.obstacle(d)
+        if lock:
+            found.append(Obstacle(task, lock[0], lock[1]))
         if d.flags & O_ASYNC:
             found.append(
                 Obstacle(task, f"{d.target} sends signals (O_ASYNC)", "this version cannot restore that")
@@ -123,7 +176,13 @@ def obstacles(pid: int) -> list[Obstacle]:
         what = module.obstacle(d, table.stats[d.fd])
         if what:
             found.append(Obstacle(task, what[0], what[1]))
-    return found + pipes.outsiders(pid, table.open, table.stats)
+    found += inotify.pending(pid, table.open)
+    unix = [d for d in table.open if table.kind(d) is sockets_unix]
+    found += sockets_unix.obstacles(pid, unix, table.stats)
+    found += memfd.outsiders(pid, [d for d in table.open if table.kind(d) is memfd], table.stats)
+    inet = [d for d in table.open if table.kind(d) is sockets_inet]
+    found += sockets_inet.obstacles(pid, inet, table.protocol)
+    return found + epoll.strangers(pid, table.open) + pipes.outsiders(pid, table.open, table.stats)
 
 
 # -- saving ------------------------------------------------------------------------------------------------
@@ -142,31 +201,54 @@ def save(pid: int, image: NewImage, duplicate: Callable[[int], int]) -> Table:
     first_fd: list[int] = []
     alike: dict[tuple[int, int, int, int], list[int]] = {}
     descriptors = []
+    held: list[locks.Lock] = []
     keeper = files.Keeper(image)
+    sockets = sockets_unix.Saver(pid, duplicate)
     for d in table.open:
         stat = table.stats[d.fd]
         candidates = alike.setdefault((stat.st_dev, stat.st_ino, d.pos, d.flags & ~O_CLOEXEC), [])
-        index = next((i for i in candidates if _same(pid, first_fd[i], d.fd)), -1)
-        if index < 0:
+        place, known = _find(pid, candidates, first_fd, d.fd)
+        if known:
+            index = candidates[place]
+        else:
             module = table.kind(d)
             assert module is not None
             index = len(descriptions)
-            descriptions.append(module.save(pid, d, stat, keeper))
+            if module is sockets_unix:
+                descriptions.append(sockets.save(d, stat))
+            else:
+                descriptions.append(module.save(pid, d, stat, keeper))
             first_fd.append(d.fd)
-            candidates.append(index)
+            candidates.insert(place, index)
+            held += locks.save(d, index)
         descriptors.append(Descriptor(fd=d.fd, description=index, close_on_exec=bool(d.flags & O_CLOEXEC)))
     return Table(
         descriptors=descriptors,
         descriptions=descriptions,
         pipes=pipes.save_contents(pid, table.open, table.stats, duplicate),
+        locks=held,
     )
 
 
-def _same(pid: int, one: int, other: int) -> bool:
-    result = lib.lcr_syscall(NR_KCMP, pid, pid, KCMP_FILE, one, other, 0)
-    if result < 0:
-        raise Failed(f"kcmp: {os.strerror(-result)}", where=f"process {pid}")
-    return bool(result == 0)
+def _find(pid: int, ascending: list[int], first_fd: list[int], fd: int) -> tuple[int, bool]:
+    """Where ``fd`` belongs among descriptions in the kernel's order, and whether the one there is its own.
+
+    kcmp tells which of two comes first, so that thousands of descriptors are sorted without comparing all.
+    """
+    low, high = 0, len(ascending)
+    while low < high:
+        middle = (low + high) // 2
+        result = lib.lcr_syscall(NR_KCMP, pid, pid, KCMP_FILE, first_fd[ascending[middle]], fd, 0)
+        if result == KCMP_EQUAL:
+            return middle, True
+        if result == KCMP_LESS:
+            low = middle + 1
+        elif result == KCMP_GREATER:
+            high = middle
+        else:
+            error = os.strerror(-result) if result < 0 else "it tells no order"
+            raise Failed(f"kcmp: {error}", where=f"process {pid}")
+    return low, False
 
 
 # -- loading -----------------------------------------------------------------------------------------------
@@ -180,6 +262,7 @@ class Opened:
         self.fds: list[int] = []
         made = pipes.Made(table.pipes)
         keeper = files.Reopener(image_directory)
+        memfds = memfd.Remaker(image_directory)
         loaders: dict[str, Callable[[Any], int]] = {
             "File": keeper.load,
             "Directory": files.load_directory,
@@ -187,17 +270,27 @@ class Opened:
             "Pipe": made.load,
             "Fifo": made.load_fifo,
             "EventFd": eventfd.load,
+            "UnixSocket": lambda _: _LATER,
+            "MemFd": memfds.load,
+            "InetSocket": sockets_inet.load,
+            "Epoll": epoll.load,
+            "TimerFd": timerfd.load,
+            "SignalFd": signalfd.load,
+            "Inotify": inotify.load,
         }
         try:
             for description in table.descriptions:
                 self.fds.append(loaders[type(description).__name__](description))
             made.fill()
+            for lock in table.locks:
+                locks.load_of_description(lock, self.fds[lock.description])
         except BaseException:
             self.close()
             raise
         finally:
             made.close()
             keeper.close()
+            memfds.close()
 
     def __enter__(self) -> Opened:
         return self
@@ -208,12 +301,24 @@ class Opened:
     def close(self) -> None:
         """Close livecr's own."""
         for fd in self.fds:
-            os.close(fd)
+            if fd != _LATER:
+                os.close(fd)
         self.fds = []
+
+    def finish(self, seed: Seed) -> None:
+        """Make what only the process itself can make. It has no descriptor open before or after."""
+        places = [i for i, fd in enumerate(self.fds) if fd == _LATER]
+        if places:
+            from livecr.kinds import sockets_unix_made
+
+            made = sockets_unix_made.make([self._table.descriptions[i] for i in places], seed)  # type: ignore[misc]
+            for i, fd in zip(places, made, strict=True):
+                self.fds[i] = fd
 
 
 def load(table: Table, opened: Opened, seed: Seed) -> None:
     """Put every description under its numbers. The seed has no descriptor open when this begins."""
+    opened.finish(seed)
     wanted = {d.fd for d in table.descriptors}
     spare = next(number for number in range(len(wanted) + 1) if number not in wanted)
     asking = Program()
@@ -240,3 +345,19 @@ def load(table: Table, opened: Opened, seed: Seed) -> None:
     closing = Program()
     closing.add("close", spare)
     seed.run(closing)
+    places = {d.description: d.fd for d in table.descriptors}
+    for index, description in enumerate(table.descriptions):
+        if isinstance(description, epoll.Epoll):
+            epoll.add_items(description, places[index], seed)
+    owned = [(lock, places[lock.description]) for lock in table.locks if lock.kind == "posix"]
+    locks.load_of_process(owned, opened.fds, seed)
+    for description, fd in zip(table.descriptions, opened.fds, strict=True):
+        if isinstance(description, inotify.Inotify):
+            inotify.drain(fd)
+
+
+def arm_timers(table: Table, opened: Opened, now: ProgramTime) -> None:
+    """Let the timerfds run again, as late as can be."""
+    for description, fd in zip(table.descriptions, opened.fds, strict=True):
+        if isinstance(description, timerfd.TimerFd):
+            timerfd.arm(description, fd, now)

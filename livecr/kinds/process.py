@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from livecr.target import process
     from livecr.target.spawn import Seed
     from livecr.target.tracee import Registers, Tracee
+    from livecr.waits.clocks import ProgramTime
 
 __all__ = ["Process", "core_mappings", "load_memory", "load_rest", "load_tasks", "obstacles", "save"]
 
@@ -150,15 +151,19 @@ def load_tasks(record: Process, opened: descriptors.Opened, seed: Seed) -> dict[
     return tasks
 
 
-def load_rest(record: Process, seed: Seed, tasks: dict[int, Tracee], elapsed_ns: int) -> None:
+def load_rest(
+    record: Process, opened: descriptors.Opened, seed: Seed, tasks: dict[int, Tracee], now: ProgramTime
+) -> None:
     """Signals, timers, and last of all the credentials, since the steps before need livecr's own rights."""
     seed.step_from_now()
     signals.load_actions(record.actions, seed)
-    timers.load(record.interval_timers, record.posix_timers, seed, elapsed_ns)
+    timers.load(record.interval_timers, record.posix_timers, seed, now.elapsed_ns())
+    descriptors.arm_timers(record.descriptors, opened, now)
     # After the actions: the kernel drops a queued signal when it is set to be ignored.
     signals.load_pending(record.pending, seed, seed.leader, shared=True)
     for thread in record.threads:
         threads.load_pending(thread, seed, tasks[thread.tid])
+    sessions.load_limits(record.session, seed)
     for thread in record.threads:
         credentials.load(record.credentials[thread.credentials], seed, tasks[thread.tid])
         threads.load_scheduling(thread)

@@ -1,12 +1,11 @@
 """A process among others, and what it has as a whole: session, group, limits, directory, prctls.
 
-Relies on /proc/PID/stat and status, prlimit(2) from outside, and on prctl(2) and personality(2) from inside.
+Relies on /proc/PID/stat, status and limits, and on prctl(2), prlimit(2) and personality(2) from inside.
 """
 
 from __future__ import annotations
 
 import os
-from resource import RLIM_INFINITY, prlimit
 
 from livecr.errors import Obstacle
 from livecr.image.record import Record
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
     from livecr.target.engine import Borrowed
     from livecr.target.spawn import Seed
 
-__all__ = ["Session", "load", "load_last", "obstacles", "save"]
+__all__ = ["Session", "load", "load_last", "load_limits", "obstacles", "save"]
 
-_LIMITS = 16  # RLIM_NLIMITS
+_UNLIMITED = (1 << 64) - 1  # RLIM64_INFINITY
 
 # Kinds of namespace that have to be livecr's own; the time namespace is dealt with by waits/clocks.
 _NAMESPACES = ("pid", "mnt", "net", "uts", "ipc", "user", "cgroup")
@@ -40,7 +39,7 @@ _FILES = ("oom_score_adj", "coredump_filter")
 
 
 class Session(Record):
-    """``sid`` and ``pgid`` as numbers; ``limits``: soft and hard of RLIMIT_0 … in order."""
+    """``sid`` and ``pgid`` as numbers; ``limits``: soft and hard of each RLIMIT_* in order, -1 for none."""
 
     pid: int
     pgid: int
@@ -109,7 +108,7 @@ def save(pid: int, told: dict[str, str], borrowed: Borrowed) -> Session:
         umask=int(told["Umask"], 8),
         cwd=procfs.link(pid, "cwd"),
         personality=int(procfs.read(pid, "personality"), 16),
-        limits=[list(prlimit(pid, which)) for which in range(_LIMITS)],
+        limits=procfs.limits(pid),
         settings=settings,
         files={name: procfs.read(pid, name).decode().strip() for name in _FILES},
     )
@@ -153,12 +152,20 @@ def _write(pid: int, name: str, value: str) -> None:
         file.write(f"{number:#x}" if name == "coredump_filter" else str(number))
 
 
+def load_limits(session: Session, seed: Seed) -> None:
+    """Set by the process itself while it has livecr's rights: later not even root might (prlimit(2))."""
+    program = Program()
+    now = procfs.limits(seed.pid)
+    for which, limit in enumerate(session.limits[: len(now)]):
+        if limit != now[which]:
+            words = (value & _UNLIMITED for value in limit)
+            at = seed.put(b"".join(word.to_bytes(8, "little") for word in words))
+            program.add("prlimit64", 0, which, at, 0)
+    seed.run(program)
+
+
 def load_last(session: Session, seed: Seed) -> None:
-    """What comes after the credentials: limits (from outside), and the settings that those reset."""
-    for which, (soft, hard) in enumerate(session.limits[:_LIMITS]):
-        wanted = (soft if soft >= 0 else RLIM_INFINITY, hard if hard >= 0 else RLIM_INFINITY)
-        if prlimit(seed.pid, which) != wanted:
-            prlimit(seed.pid, which, wanted)
+    """The settings that a change of credentials resets."""
     program = Program()
     for name, _, number, _ in _SETTINGS:
         # dumpable 2 ("only root may") cannot be set by prctl; 0 is as strict.

@@ -210,7 +210,7 @@ def test_check_lets_no_control_character_out(
     counter: Callable[..., Target], livecr: Any, tmp_path: Path
 ) -> None:
     """The same for the names of a running program."""
-    one = counter("lock", tmp_path / EVIL)
+    one = counter("lease", tmp_path / EVIL)
     done = livecr("check", one.pid, exit_code=3)
     assert "\x1b" not in done.stderr
     assert "\\x1b[31mred" in done.stderr

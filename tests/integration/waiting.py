@@ -1,8 +1,8 @@
 """Programs that wait, and the three things that may happen to one: nothing, a checkpoint, death and restore.
 
 Used by the test_wait*.py files. The programs run with real-time priority where they may, so that what they
-measure is their wait and not how busy the machine is. Even so it may be a millisecond late in waking one: so a
-wait that came out too long, and that alone, is tried again, and an error of livecr's would be there again.
+measure is their wait and not how busy the machine is. Even so it may be a millisecond late in waking one: so
+a wait that came out too long, and that alone, is tried again, and an error of livecr's would be there again.
 """
 
 from __future__ import annotations

@@ -10,14 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/file.h>
-#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -35,20 +31,20 @@ static void fail(const char *what)
 static int hold(const char *kind, const char *path)
 {
     int two[2];
-    sigset_t set;
-    sigemptyset(&set);
     if (!strcmp(kind, "nothing")) return open("/dev/null", O_RDONLY);
-    if (!strcmp(kind, "socket")) return socket(AF_INET, SOCK_STREAM, 0);
-    if (!strcmp(kind, "epoll")) return epoll_create1(0);
-    if (!strcmp(kind, "timerfd")) return timerfd_create(CLOCK_MONOTONIC, 0);
-    if (!strcmp(kind, "signalfd")) return signalfd(-1, &set, 0);
-    if (!strcmp(kind, "inotify")) return inotify_init1(0);
+    if (!strcmp(kind, "socket")) return socket(AF_NETLINK, SOCK_RAW, 0);
+    if (!strcmp(kind, "stale epoll")) { /* watches a pipe that has another number now */
+        struct epoll_event event = {.events = EPOLLIN};
+        int instance = epoll_create1(0);
+        if (pipe(two) || epoll_ctl(instance, EPOLL_CTL_ADD, two[0], &event) || dup2(two[0], 50) < 0) return -1;
+        return close(two[0]) ? -1 : instance;
+    }
     if (!strcmp(kind, "memfd")) return memfd_create("held", 0);
     if (!strcmp(kind, "pipe")) return pipe(two) ? -1 : two[0];
     if (!strcmp(kind, "file")) return open(path, O_RDWR | O_CREAT, 0600);
-    if (!strcmp(kind, "lock")) {
+    if (!strcmp(kind, "lease")) {
         int fd = open(path, O_RDWR | O_CREAT, 0600);
-        return flock(fd, LOCK_EX) ? -1 : fd;
+        return fcntl(fd, F_SETLEASE, F_WRLCK) ? -1 : fd;
     }
     if (!strcmp(kind, "terminal")) {
         int master = posix_openpt(O_RDWR | O_NOCTTY);

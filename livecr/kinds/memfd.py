@@ -1,0 +1,158 @@
+"""memfd_create(2): files of no file system, with their content, holes and seals.
+
+Relies on opening /proc/PID/fd/N, which gives a description of its own of the same file; and on seals being
+added at the end, as they forbid what comes before. Called by descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+
+from livecr.errors import Failed, Obstacle
+from livecr.image.record import Record
+from livecr.kernel import procfs
+from livecr.kinds.files import copy_with_holes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from livecr.kinds.files import Keeper
+
+__all__ = ["MemFd", "Remaker", "obstacle", "outsiders", "save"]
+
+_PREFIX, _DELETED = "/memfd:", " (deleted)"
+_F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
+_MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 0x1, 0x2, 0x10
+# What fcntl(2) or an open of /proc/PID/fd/N can have set.
+_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_NOATIME
+_PAGE = 4096
+
+
+class MemFd(Record, tag="memfd"):
+    """One description. ``inode``: those of one memfd share it; ``content``: its file in the image."""
+
+    inode: int
+    name: str
+    flags: int
+    offset: int
+    size_bytes: int
+    mode: int
+    uid: int
+    gid: int
+    seals: int
+    content: str
+
+
+def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | None:
+    """Huge pages and descriptions that cannot be read or written are not made again."""
+    if d.flags & os.O_PATH:
+        return f"a memfd ({d.target}) is open with O_PATH", "this version cannot restore that"
+    if stat.st_blksize != _PAGE:
+        return f"a memfd of huge pages ({d.target}) cannot be saved", "this version does not know this kind"
+    return None
+
+
+def outsiders(
+    pid: int, descriptors: list[procfs.Descriptor], stats: dict[int, os.stat_result]
+) -> list[Obstacle]:
+    """Those of ``descriptors``, the memfds of the process, that another process has open too."""
+    ours = {(stats[d.fd].st_dev, stats[d.fd].st_ino): d for d in descriptors}
+    links = {d.target for d in ours.values()}
+    found: dict[tuple[int, int], Obstacle] = {}
+    for name in os.listdir("/proc") if ours else []:
+        if not name.isdigit() or int(name) in (pid, os.getpid()):
+            continue
+        try:
+            for fd in os.listdir(f"/proc/{name}/fd"):
+                path = f"/proc/{name}/fd/{fd}"
+                if os.readlink(path) not in links:
+                    continue
+                stat = os.stat(path)
+                d = ours.get((stat.st_dev, stat.st_ino))
+                if d:
+                    found.setdefault(
+                        (stat.st_dev, stat.st_ino),
+                        Obstacle(
+                            f"process {pid}, descriptor {d.fd}",
+                            f"{d.target} is shared with process {name} (descriptor {fd})",
+                            "let that process close it",
+                        ),
+                    )
+        except OSError:
+            continue  # it has ended, or the descriptor has been closed
+    return list(found.values())
+
+
+def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -> MemFd:
+    """Of a frozen process; the content once for all descriptions."""
+    import fcntl
+
+    fd = os.open(f"/proc/{pid}/fd/{d.fd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        seals = fcntl.fcntl(fd, _F_GET_SEALS)
+    finally:
+        os.close(fd)
+    return MemFd(
+        inode=stat.st_ino,
+        name=d.target.removeprefix(_PREFIX).removesuffix(_DELETED),
+        flags=d.flags & _FLAGS,
+        offset=d.pos,
+        size_bytes=stat.st_size,
+        mode=stat.st_mode & 0o7777,
+        uid=stat.st_uid,
+        gid=stat.st_gid,
+        seals=seals,
+        content=keeper.keep(pid, d.fd, stat),
+    )
+
+
+class Remaker:
+    """Makes memfds again: each once, with a description of its own for each record."""
+
+    def __init__(self, image_directory: str) -> None:
+        self._image = image_directory
+        self._made: dict[int, int] = {}
+
+    def load(self, record: MemFd) -> int:
+        """A description at the same offset."""
+        if record.inode not in self._made:
+            self._made[record.inode] = self._make(record)
+        fd = os.open(f"/proc/self/fd/{self._made[record.inode]}", record.flags | os.O_CLOEXEC)
+        os.lseek(fd, record.offset, os.SEEK_SET)
+        return fd
+
+    def _make(self, record: MemFd) -> int:
+        import fcntl
+
+        from livecr.image import integrity
+
+        where = f"memfd {record.name}"
+        flags = _MFD_CLOEXEC | _MFD_ALLOW_SEALING
+        try:
+            try:
+                fd = os.memfd_create(record.name, flags | _MFD_EXEC)
+            except OSError:  # EINVAL before 6.3
+                fd = os.memfd_create(record.name, flags)
+        except OSError as error:
+            raise Failed(f"memfd_create: {error.strerror}", where=where) from None
+        try:
+            source = integrity.open_file(self._image, record.content)
+            try:
+                copy_with_holes(source, fd)
+            finally:
+                os.close(source)
+            os.fchown(fd, record.uid, record.gid)
+            os.fchmod(fd, record.mode)
+            fcntl.fcntl(fd, _F_ADD_SEALS, record.seals)
+        except OSError as error:
+            os.close(fd)
+            raise Failed(f"it cannot be made again: {error.strerror}", where=where) from None
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def close(self) -> None:
+        """Close what was only held for sharing."""
+        for fd in self._made.values():
+            os.close(fd)
+        self._made.clear()

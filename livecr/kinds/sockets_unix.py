@@ -1,0 +1,322 @@
+"""Unix sockets whose other end, if they have one, is in the same process; with what waits in them.
+
+sock_diag(7) tells which socket is whose peer. They are made anew in the half-built process itself, because
+SO_PEERCRED names whoever called socketpair, listen or connect; all else is set by livecr through a duplicate.
+A socket file that the program had bound is made again at its place.
+"""
+
+from __future__ import annotations
+
+import os
+
+from livecr._native import lib
+from livecr.errors import Obstacle, Refused
+from livecr.image.record import Record
+from livecr.kernel import holders, procfs, sock_diag
+from livecr.kinds import unix_queues
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Callable
+
+    from livecr.kernel.sock_diag import UnixSocket as Told
+
+__all__ = ["OPTIONS", "Option", "Saver", "SocketFile", "UnixSocket", "obstacle", "obstacles"]
+
+SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET = 1, 2, 5
+RECEIVING, SENDING, BOTH = 1, 2, 3  # RCV_SHUTDOWN, SEND_SHUTDOWN (include/net/sock.h)
+SOL_SOCKET, SO_PEERCRED = 1, 17
+NR_PIDFD_GETFD = 438
+SIOCUNIXFILE = 0x89E0  # <linux/un.h>: an O_PATH descriptor of the file that a socket is bound to (4.18)
+_UCRED_BYTES = 12  # struct ucred: pid, uid, gid
+
+# socket(7): what a unix socket can be told, and how many bytes the value has.
+OPTIONS: tuple[tuple[str, int, int], ...] = (
+    ("SO_SNDBUF", 7, 4),
+    ("SO_RCVBUF", 8, 4),
+    ("SO_REUSEADDR", 2, 4),
+    ("SO_BROADCAST", 6, 4),
+    ("SO_KEEPALIVE", 9, 4),
+    ("SO_OOBINLINE", 10, 4),
+    ("SO_PRIORITY", 12, 4),
+    ("SO_LINGER", 13, 8),
+    ("SO_PASSCRED", 16, 4),
+    ("SO_RCVLOWAT", 18, 4),
+    ("SO_RCVTIMEO", 20, 16),
+    ("SO_SNDTIMEO", 21, 16),
+    ("SO_TIMESTAMP", 29, 4),
+    ("SO_PASSSEC", 34, 4),
+    ("SO_TIMESTAMPNS", 35, 4),
+    ("SO_MARK", 36, 4),
+    ("SO_PEEK_OFF", 42, 4),
+    ("SO_PASSPIDFD", 76, 4),
+    ("SO_PASSRIGHTS", 83, 4),
+)
+
+
+class Option(Record):
+    """One socket option of OPTIONS, with the bytes that getsockopt gave."""
+
+    name: str
+    value: bytes
+
+
+class SocketFile(Record):
+    """What a bound path names."""
+
+    mode: int
+    uid: int
+    gid: int
+
+
+class UnixSocket(Record, tag="unix-socket"):
+    """One socket. ``type``: SOCK_*; ``state``: as sock_diag tells it; ``flags``: O_NONBLOCK or 0.
+
+    ``peer``: the inode of the socket that it is connected to, 0 if that is closed, None if there is none.
+    ``peer_name``: what getpeername says. ``name``: what getsockname says; ``directory``: where it starts if
+    it is a relative path. ``file``: None if there is none. ``creator_uid``, ``creator_gid``: of SO_PEERCRED,
+    -1 if that names nobody.
+    """
+
+    inode: int
+    socket_type: int
+    state: int
+    flags: int
+    peer: int | None
+    peer_name: bytes
+    shutdown: int
+    failed: bool  # POLLERR: the peer was closed before it had read all
+    name: bytes
+    directory: str
+    file: SocketFile | None
+    backlog: int
+    creator_uid: int
+    creator_gid: int
+    uid: int
+    gid: int
+    options: list[Option]
+    messages: list[unix_queues.Message]
+
+
+def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | None:
+    """Nothing that could be said of one socket alone; see ``obstacles``."""
+    return None
+
+
+# -- what stands in the way --------------------------------------------------------------------------------
+
+
+def obstacles(
+    pid: int, descriptors: list[procfs.Descriptor], stats: dict[int, os.stat_result]
+) -> list[Obstacle]:
+    """Sockets that have to do with somebody outside, or whose state cannot be made again. ``descriptors``:
+    the unix sockets of the process."""
+    if not descriptors:
+        return []
+    told = sock_diag.unix_sockets()
+    ours = {stats[d.fd].st_ino: d for d in descriptors}
+    found = []
+    pidfd = os.pidfd_open(pid)
+    try:
+        for d in ours.values():
+            what = _own_obstacle(pid, pidfd, d, told, set(ours))
+            if what:
+                found.append(Obstacle(f"process {pid}, descriptor {d.fd}", what[0], what[1]))
+    finally:
+        os.close(pidfd)
+    # Of a socket that an outsider holds or is connected to: its inode, and that of ours.
+    outside = {inode: inode for inode in ours}
+    for one in told.values():
+        if one.inode in ours and one.peer and one.peer not in ours:
+            outside[one.peer] = one.inode
+        elif one.peer in ours and one.inode not in ours:
+            outside[one.inode] = one.peer
+    having = holders.others(pid, {f"socket:[{inode}]" for inode in outside})
+    for theirs, inode in outside.items():
+        holder = having.get(f"socket:[{theirs}]")
+        if theirs == inode and holder is None:
+            continue
+        whom = f"a socket that no process has open (socket:[{theirs}])"
+        if holder:
+            whom = f"process {holder[0]} ({holder[1]}, descriptor {holder[2]})"
+        relation = "is shared with" if theirs == inode else "is connected to"
+        relation = f"the unix socket {_named(told[inode])} {relation} {whom}"
+        way_out = "close the connection, or start the program without it"
+        found.append(Obstacle(f"process {pid}, descriptor {ours[inode].fd}", relation, way_out))
+    return found
+
+
+def _own_obstacle(
+    pid: int, pidfd: int, d: procfs.Descriptor, told: dict[int, Told], ours: set[int]
+) -> tuple[str, str] | None:
+    one = told.get(int(d.target[len("socket:[") : -1]))
+    if one is None:
+        return f"{d.target} is of another network namespace", "run livecr in that one"
+    name, later = f"the unix socket {_named(one)}", "try again a little later"
+    if one.state == sock_diag.LISTENING and one.queue:
+        return f"{name} has connections that wait to be accepted", later
+    if one.peer == 0 and one.type != SOCK_DGRAM and one.shutdown != BOTH:
+        return f"{name} is not connected yet", later
+    listening = {told[i].name for i in ours if i in told and told[i].state == sock_diag.LISTENING}
+    alike = [other for other in told.values() if other.name == one.name and other is not one]
+    if one.name and one.name not in listening and alike:
+        return f"{name} was accepted from a socket that is closed", "let the program close it"
+    copy = lib.lcr_syscall(NR_PIDFD_GETFD, pidfd, d.fd, 0, 0, 0, 0)
+    if copy < 0:
+        return None  # it has just been closed
+    sock = _adopted(copy)
+    try:
+        creator = _creator(sock)[0]
+        if creator not in (0, pid):
+            return f"{name} was made by process {creator} (SO_PEERCRED)", "let the program make its own"
+        bound = _bound(sock)
+        if bound and not bound[0].endswith(os.fsdecode(one.name)):
+            return f"{name} was bound by a way that leads to {bound[0]} now", "this version cannot follow it"
+        if bound and not bound[1] and os.path.lexists(bound[0]):
+            return f"{name} is bound to a file that has been replaced", f"remove {bound[0]}"
+        peer_name = _peer_name(sock) if one.peer == 0 else b""
+        if peer_name and not peer_name.startswith(b"\0") and peer_name not in listening:
+            return f"{name} was connected to {os.fsdecode(peer_name)}, which is closed", "let it be closed"
+    finally:
+        sock.close()
+    return None
+
+
+def _named(one: Told) -> str:
+    name = os.fsdecode(one.name).replace("\0", "@")
+    return f"{name} (socket:[{one.inode}])" if name else f"(socket:[{one.inode}])"
+
+
+def _bound(sock: socket) -> tuple[str, os.stat_result | None] | None:
+    """The absolute path of the socket file that it was bound to, and its stat unless it has been removed."""
+    import fcntl
+
+    try:
+        fd = fcntl.ioctl(sock.fileno(), SIOCUNIXFILE)
+    except OSError:  # ENOENT: it has no name, or an abstract one
+        return None
+    try:
+        path, stat = os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd)
+    finally:
+        os.close(fd)
+    return (path, stat) if stat.st_nlink else (path.removesuffix(" (deleted)"), None)
+
+
+def _adopted(fd: int) -> socket:
+    """A descriptor as a socket object, which closes it. Not socket.socket, which imports enum and more."""
+    import _socket
+
+    return _socket.socket(fileno=fd)
+
+
+def _creator(sock: socket) -> tuple[int, int, int]:
+    """SO_PEERCRED: pid, uid, gid; pid 0 and -1 where there is none."""
+    told = sock.getsockopt(SOL_SOCKET, SO_PEERCRED, _UCRED_BYTES)
+    pid, uid, gid = (int.from_bytes(told[at : at + 4], "little", signed=True) for at in (0, 4, 8))
+    return pid, uid, gid
+
+
+def _peer_name(sock: socket) -> bytes:
+    try:
+        return os.fsencode(sock.getpeername())
+    except OSError:  # ENOTCONN
+        return b""
+
+
+# -- saving ------------------------------------------------------------------------------------------------
+
+
+class Saver:
+    """Describes the unix sockets of a frozen process; asks sock_diag once for all."""
+
+    def __init__(self, pid: int, duplicate: Callable[[int], int]) -> None:
+        self._pid = pid
+        self._duplicate = duplicate
+        self._told: dict[int, Told] | None = None
+
+    def save(self, d: procfs.Descriptor, stat: os.stat_result) -> UnixSocket:
+        """One of them; nothing is consumed. Raises Refused for a message that cannot be kept."""
+        if self._told is None:
+            self._told = sock_diag.unix_sockets()
+        one = self._told[stat.st_ino]
+        sock = _adopted(self._duplicate(d.fd))
+        try:
+            failed = _has_error(sock)
+            if failed and (one.type != SOCK_STREAM or one.peer != 0):
+                raise Refused("an error waits to be reported (SO_ERROR)", where=f"unix socket {_named(one)}")
+            _, uid, gid = _creator(sock)
+            path, file = _bound(sock) or ("", None)
+            relative = path and not one.name.startswith(b"/")
+            return UnixSocket(
+                inode=one.inode,
+                socket_type=one.type,
+                state=one.state,
+                flags=d.flags & os.O_NONBLOCK,
+                peer=one.peer,
+                peer_name=_peer_name(sock),
+                shutdown=one.shutdown,
+                failed=failed,
+                name=one.name,
+                directory=path.removesuffix(os.fsdecode(one.name)) if relative else "",
+                file=SocketFile(mode=file.st_mode & 0o7777, uid=file.st_uid, gid=file.st_gid)
+                if file
+                else None,
+                backlog=one.limit if one.state == sock_diag.LISTENING else 0,
+                creator_uid=uid,
+                creator_gid=gid,
+                uid=stat.st_uid,
+                gid=stat.st_gid,
+                options=_options(sock),
+                messages=self._messages(sock, one),
+            )
+        finally:
+            sock.close()
+
+    def _messages(self, sock: socket, one: Told) -> list[unix_queues.Message]:
+        if one.state == sock_diag.LISTENING:
+            return []
+        where = f"process {self._pid}, unix socket {_named(one)}"
+        found = unix_queues.peek(sock, one.type, bool(one.shutdown & RECEIVING), where)
+        assert self._told is not None
+        peer = self._told.get(one.peer) if one.peer else None
+        if peer and peer.peer == one.inode and one.type != SOCK_STREAM:
+            taken = unix_queues.buffer_bytes(one.type, found)
+            if taken not in (-1, peer.limit):
+                raise Refused(
+                    "it holds an empty message that was peeked before",
+                    where=where,
+                    way_out="try again when the program has read it",
+                )
+        if peer and peer.peer != one.inode and not peer.name:
+            raise Refused("it is connected to a socket that is not connected to it", where=where)
+        if found and not one.name and (one.peer is None or (peer and peer.peer != one.inode)):
+            raise Refused("it holds messages of a former peer", where=where)
+        names = {other.name for other in self._told.values()}
+        for message in found:
+            if one.type == SOCK_DGRAM and one.peer is None and message.source and message.source not in names:
+                raise Refused(
+                    f"it holds a message from {os.fsdecode(message.source)!r}, which is closed",
+                    where=where,
+                    way_out="try again when the program has read it",
+                )
+        return found
+
+
+def _has_error(sock: socket) -> bool:
+    """POLLERR, which tells of a waiting error without taking it."""
+    import select
+
+    poll = select.poll()
+    poll.register(sock.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def _options(sock: socket) -> list[Option]:
+    found = []
+    for name, number, size in OPTIONS:
+        try:
+            found.append(Option(name=name, value=sock.getsockopt(SOL_SOCKET, number, size)))
+        except OSError:
+            continue  # this kernel does not know it
+    return found

@@ -1,0 +1,139 @@
+"""Internet sockets without a connection through a checkpoint; whatever has one, or data, is refused by name.
+
+tests/programs/kind_inet.c checks names, options and backlog, then connects to and sends through every socket:
+it would notice a port, an option, a buffer size or a peer that is another.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.conftest import Target, until
+
+
+@pytest.fixture
+def server(program: Callable[[str], Path], target: Callable[..., Target]) -> Any:
+    """Start the program; with it comes the port that it listens on."""
+
+    def start(*words: str) -> tuple[Target, int]:
+        one = target([program("kind_inet"), *words])
+        one.until_printed("\n")
+        assert one.output().startswith("ready ")
+        return one, int(one.output().split()[1])
+
+    return start
+
+
+def is_well(one: Target, port: int) -> None:
+    """It checks itself, and ends."""
+    one.signal(signal.SIGUSR1)
+    assert (one.wait(), one.output()) == (0, f"ready {port}\nok\n")
+
+
+@pytest.mark.parametrize("fate", ["left-running", "restored"])
+def test_sockets_are_as_before(fate: str, server: Any, livecr: Any, image: Path) -> None:
+    """Clients find it under the same ports, and it behaves to them as it was told to."""
+    one, port = server()
+    if fate == "left-running":
+        livecr("checkpoint", one.pid, "-o", image, "--leave-running")
+    else:
+        livecr("checkpoint", one.pid, "-o", image)
+        one.killed()
+        one.restore(image)
+    assert f"TCP listening at 127.0.0.1:{port}, backlog 5" in livecr("show", image).stdout
+    is_well(one, port)
+
+
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        ("connection", "a TCP connection cannot be saved: 127.0.0.1:"),
+        ("waiting", "1 connections wait to be accepted on TCP 127.0.0.1:"),
+        ("datagram", "has datagrams or errors that are not read yet"),
+        ("filter", "the UDP socket has a packet filter"),
+        ("member", "is a member of the multicast group 239.7.7.7"),
+    ],
+)
+def test_what_would_be_lost_is_refused(extra: str, named: str, server: Any, livecr: Any, image: Path) -> None:
+    """`check` foretells it, and the program still has it: the connection, the datagram and so on."""
+    one, port = server(extra)
+    for words in (["check", one.pid], ["checkpoint", one.pid, "-o", image]):
+        said = livecr(*words, exit_code=3).stderr
+        assert named in said
+        assert f"process {one.pid}, descriptor " in said
+    assert not image.exists()
+    is_well(one, port)
+
+
+def test_a_socket_shared_with_another_process_is_refused(server: Any, livecr: Any, image: Path) -> None:
+    """Both would want the port. The other process is named."""
+    one, port = server()
+    pidfd = os.pidfd_open(one.pid)
+    reader, writer = os.pipe()
+    ours = pidfd_getfd(pidfd, 3)  # its first socket
+    child = os.fork()
+    if child == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    os.close(ours)
+    try:
+        said = livecr("check", one.pid, exit_code=3).stderr
+        assert f"is shared with process {child} (" in said
+    finally:
+        for end in (reader, writer, pidfd):
+            os.close(end)
+        os.waitpid(child, 0)
+    livecr("check", one.pid)
+    is_well(one, port)
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """The system call, which Python does not have."""
+    import ctypes
+
+    got: int = ctypes.CDLL(None).syscall(438, pidfd, fd, 0)
+    assert got >= 0
+    return got
+
+
+def test_a_port_that_is_taken_at_restore_is_refused(server: Any, livecr: Any, image: Path) -> None:
+    """Nobody would find the program. Once the port is free it is restored."""
+    one, port = server()
+    livecr("checkpoint", one.pid, "-o", image)
+    one.killed()
+    with socket.create_server(("127.0.0.1", port)):
+        said = livecr("restore", image, exit_code=3).stderr
+        assert f"TCP socket 127.0.0.1:{port}: it cannot be made again: Address already in use" in said
+        assert one.has_ended()
+    one.restore(image)
+    is_well(one, port)
+
+
+def test_a_web_server_serves_on(target: Callable[..., Target], livecr: Any, image: Path) -> None:
+    """Python's own http.server, whole: a page before the checkpoint, and one after the restore."""
+    one = target(["/usr/bin/python3", "-u", "-m", "http.server", "--bind", "127.0.0.1", "0"])
+    one.until_printed("Serving HTTP on 127.0.0.1 port ")
+    url = f"http://127.0.0.1:{one.output().split()[5]}/output"  # it serves the file that it prints to
+    assert b"Serving HTTP" in urllib.request.urlopen(url, timeout=10).read()
+    until(lambda: sockets(one.pid) == 1, "it has closed the connection")
+    livecr("checkpoint", one.pid, "-o", image)
+    one.killed()
+    one.restore(image)
+    assert b"Serving HTTP" in urllib.request.urlopen(url, timeout=10).read()
+    assert one.output().count('"GET /output HTTP/1.1" 200') == 2
+    one.signal(signal.SIGKILL)
+    assert one.wait() == 128 + signal.SIGKILL
+
+
+def sockets(pid: int) -> int:
+    """How many sockets it has."""
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return sum(link.startswith("socket:") for link in links)
