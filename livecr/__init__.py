@@ -44,14 +44,15 @@ def checkpoint(pid: int, image: str | None = None, *, leave_running: bool = Fals
     return act(pid, image, leave_running=leave_running)
 
 
-def restore(image: str) -> Restored:
+def restore(image: str, *, time_model: str | None = None) -> Restored:
     """Make the process of ``image`` live again, as a child of the caller.
 
+    ``time_model``: "relative" or "absolute", whether time in the image counts; by default its own wish.
     Raises BadImage, Refused (nothing was made) or Failed (nothing is left of what was made).
     """
     from livecr.restore import restore as act
 
-    return act(image)
+    return act(image, time_model=time_model)
 
 
 def inspect(image: str) -> Content:

@@ -21,7 +21,7 @@ from livecr.target.shim import Shims
 from livecr.target.tracee import Gone
 from livecr.waits import written
 from livecr.waits.classify import Wait, classify_all
-from livecr.waits.clocks import Instant
+from livecr.waits.clocks import MODELS, RELATIVE, Instant
 from livecr.waits.deadlines import Evidence
 from livecr.waits.reenter import Reentry
 from livecr.waits.restart import as_kernel_resumes
@@ -172,8 +172,18 @@ def save(
         name=procfs.read(frozen.pid, "comm").decode("utf-8", "replace").strip(),
         frozen_at=_instant(evidence),
         process=record,
+        time_model=_wished_time_model(frozen.pid),
         waits=[Waiting(tid=tid, wait=wait) for tid, wait in waits.items()],
     )
+
+
+def _wished_time_model(pid: int) -> str:
+    """LIVECR_TIME_MODEL in the environment that the program was started with."""
+    for entry in procfs.read(pid, "environ").split(b"\0"):
+        name, _, value = entry.partition(b"=")
+        if name == b"LIVECR_TIME_MODEL" and value.decode("ascii", "replace") in MODELS:
+            return value.decode()
+    return RELATIVE
 
 
 def _instant(evidence: Evidence) -> Instant:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from livecr.image.record import Record
 from livecr.kinds.process import Process
 from livecr.waits.classify import Wait
-from livecr.waits.clocks import Instant
+from livecr.waits.clocks import RELATIVE, Instant
 
 __all__ = ["Content", "Waiting"]
 
@@ -24,3 +24,4 @@ class Content(Record):
     frozen_at: Instant
     process: Process
     waits: list[Waiting]
+    time_model: str = RELATIVE  # what the program itself has wished for

@@ -11,6 +11,7 @@ import os
 from livecr.errors import BadImage, Refused
 from livecr.kernel import procfs
 from livecr.kinds import memory
+from livecr.waits.clocks import MODELS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def check(told: Content, core: Core) -> None:
     tids = [thread.tid for thread in record.threads]
     if [thread.tid for thread in core.threads] != tids or record.session.pid != tids[0]:
         raise BadImage("its core file and its manifest are not of the same process", where=core.where)
+    if told.time_model not in MODELS:
+        raise BadImage(f"it wants a time model {told.time_model!r}", where=core.where)
     _check_ranges(record, core)
     _check_references(record, core)
     for tid in tids:

@@ -37,9 +37,10 @@ class Restored:
         return f"Restored(pid={self.pid})"
 
 
-def restore(image: str) -> Restored:
+def restore(image: str, *, time_model: str | None = None) -> Restored:
     """Bring the process of ``image`` back to life, as a child of the caller.
 
+    ``time_model``: "relative" or "absolute"; by default what the program itself has wished for, or relative.
     Raises BadImage, Refused (nothing was made) or Failed (nothing is left of what was made).
     """
     told = manifest.read(image, Content)
@@ -50,7 +51,7 @@ def restore(image: str) -> Restored:
                 verification.finish()  # normally registers and tables are in the first chunk
             plausible.check(told.content, core)
             with descriptors.Opened(told.content.process.descriptors, image) as opened:
-                return _build(told.content, core, opened, verification)
+                return _build(told.content, core, opened, verification, time_model or told.content.time_model)
     except (ArithmeticError, LookupError, ValueError) as error:
         # Every record is of its type; a value that is out of its range comes to light where it is used.
         what = f"its records do not fit together ({type(error).__name__}: {error})"
@@ -67,9 +68,13 @@ def read(image: str) -> Content:
 
 
 def _build(
-    told: Content, core: Core, opened: descriptors.Opened, verification: integrity.Verification
+    told: Content,
+    core: Core,
+    opened: descriptors.Opened,
+    verification: integrity.Verification,
+    time_model: str,
 ) -> Restored:
-    now = ProgramTime(told.frozen_at)
+    now = ProgramTime(told.frozen_at, model=time_model)
     taken = [(vma.start, vma.end) for vma in told.process.memory.vmas]
     warnings: list[str] = []
     try:
@@ -77,7 +82,7 @@ def _build(
     except Failed as error:
         if "time namespace" not in error.what:
             raise
-        now = ProgramTime(told.frozen_at, namespace=False)
+        now = ProgramTime(told.frozen_at, model=time_model, namespace=False)
         warnings.append(
             f"no time namespace could be made ({error.what}): waits go on, but CLOCK_MONOTONIC jumps"
         )

@@ -7,15 +7,19 @@ import signal
 import sys
 
 from livecr.cli import arguments
+from livecr.errors import UsageError
 
 __all__ = ["run"]
 
-USAGE = """usage: livecr restore IMAGE [--detach]
+USAGE = """usage: livecr restore IMAGE [--detach] [--time-model MODEL]
 
 Make the program of the directory IMAGE live again, with the same PID and TIDs, inside the same system calls.
 livecr stays its parent, passes signals on, and ends as the program ends.
 
-  --detach   print the PID and leave"""
+  --detach             print the PID and leave
+  --time-model MODEL   relative: the time in the image does not count, clocks and waits go on from the freeze;
+                       absolute: it does, and waits that are over end at once. By default what the program was
+                       started with in LIVECR_TIME_MODEL, or else relative"""
 
 # What a terminal or a supervisor sends to stop or steer a program.
 _PASSED_ON = {
@@ -34,9 +38,12 @@ _SI_KERNEL = 0x80
 
 def run(words: list[str]) -> int:
     """The command; the exit code is the program's."""
-    given = arguments.parse(words, USAGE, operand="IMAGE", options=("detach",))
+    given = arguments.parse(words, USAGE, operand="IMAGE", options=("detach", "time-model="))
     if given is None:
         return 0
+    model = given.options.get("time-model")
+    if model not in (None, "relative", "absolute"):
+        raise UsageError(f"there is no time model {model!r}", way_out="it is relative or absolute")
     from livecr.restore import restore
 
     if "detach" not in given:
@@ -44,7 +51,7 @@ def run(words: list[str]) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON | {signal.SIGCHLD})
         # If whoever started us ignores it, waitpid would tell nothing.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    restored = restore(given.operand)
+    restored = restore(given.operand, time_model=model)
     for warning in restored.warnings:
         from livecr.cli.terminal import clean
 

@@ -6,19 +6,17 @@ import os
 import time
 
 from livecr.cli import arguments
+from livecr.cli.show_descriptors import at, descriptors
+from livecr.cli.signal_names import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any, TypeVar
 
     from livecr.cli.terminal import Table
     from livecr.content import Content
     from livecr.image.elfcore import Core
     from livecr.kinds.memory import Vma
-    from livecr.kinds.sockets_inet import Address, InetSocket
-    from livecr.kinds.sockets_unix import UnixSocket
-    from livecr.kinds.timerfd import TimerFd
 
     T = TypeVar("T")
 
@@ -33,7 +31,6 @@ waits, memory by kind, descriptors, signals and timers. Exit code 5: it is damag
 
 _NS = 1_000_000_000
 _SIG_IGN = 1
-_SIGNALS, _SIGRTMIN = 64, 34  # the kernel's own SIGRTMIN is 32; glibc keeps two
 _ITIMERS = ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF")
 _ARGUMENTS_BYTES_MAX = 1 << 20
 
@@ -75,26 +72,17 @@ def describe(image: str) -> dict[str, Any]:
             "process": _process(content, core, image),
             "threads": _threads(content),
             "memory": _memory(content, core),
-            "descriptors": _descriptors(content, image),
+            "descriptors": descriptors(content, image),
             "signals": _signals(content),
             "timers": _timers(content),
         }
 
 
-def _at(rows: Sequence[T], index: int, image: str) -> T:
-    """A row that another record names. Raises BadImage where there is none."""
-    if not 0 <= index < len(rows):
-        from livecr.errors import BadImage
-
-        raise BadImage("its records do not fit together", where=image)
-    return rows[index]
-
-
 def _process(content: Content, core: Core, image: str) -> dict[str, Any]:
     record = content.process
     session = record.session
-    leader = _at(record.threads, 0, image)
-    own = _at(record.credentials, leader.credentials, image)
+    leader = at(record.threads, 0, image)
+    own = at(record.credentials, leader.credentials, image)
     return {
         "pid": session.pid,
         "name": content.name,
@@ -185,126 +173,14 @@ def _memory(content: Content, core: Core) -> dict[str, Any]:
     }
 
 
-def _descriptors(content: Content, image: str) -> list[dict[str, Any]]:
-    table = content.process.descriptors
-    held = {pipe.pipe: len(pipe.data) for pipe in table.pipes}
-    locked: dict[int, set[str]] = {}
-    for lock in table.locks:
-        locked.setdefault(lock.description, set()).add(lock.kind)
-    found = []
-    for descriptor in table.descriptors:
-        description: Any = _at(table.descriptions, descriptor.description, image)
-        kind = type(description).__struct_config__.tag
-        what = getattr(description, "path", "")
-        if kind in ("pipe", "fifo"):
-            data = f"{held.get(description.pipe, 0)} bytes in it"
-            what = f"{what}, {data}" if what else f"pipe:[{description.pipe}], {data}"
-        elif kind == "unix-socket":
-            what = _unix_socket(description)
-        elif kind == "memfd":
-            what = f"{description.name}, {description.size_bytes} bytes"
-        elif kind == "eventfd":
-            what = f"count {description.count}"
-        elif kind == "epoll":
-            what = "watches " + (
-                ", ".join(map(str, sorted(item.fd for item in description.items))) or "nothing"
-            )
-        elif kind == "timerfd":
-            what = _timerfd(description)
-        elif kind == "signalfd":
-            what = ", ".join(_signal_name(n) for n in range(1, _SIGNALS + 1) if description.mask >> n - 1 & 1)
-        elif kind == "inotify":
-            what = "watches " + (", ".join(watch.path for watch in description.watches) or "nothing")
-        elif kind == "inet-socket":
-            what = _inet_socket(description)
-        elif getattr(description, "content", ""):
-            what += " (deleted; its content is in the image)"
-        if descriptor.description in locked:
-            what += f" (locked by {', '.join(sorted(locked[descriptor.description]))})"
-        found.append(
-            {
-                "fd": descriptor.fd,
-                "kind": kind,
-                "what": what,
-                "access": ""
-                if kind in _WITHOUT_ACCESS
-                else _ACCESS.get(getattr(description, "flags", 0) & os.O_ACCMODE, ""),
-                "offset": getattr(description, "offset", None),
-                "description": descriptor.description,
-                "close_on_exec": descriptor.close_on_exec,
-            }
-        )
-    return found
-
-
-def _unix_socket(description: UnixSocket) -> str:
-    from livecr.kernel.sock_diag import LISTENING
-
-    types = {1: "stream", 2: "datagram", 5: "sequenced packets"}
-    name = os.fsdecode(description.name).replace("\0", "@")
-    said = [
-        types.get(description.socket_type, f"type {description.socket_type}"),
-        f"inode {description.inode}",
-    ]
-    if name:
-        said.append(f"bound to {name}")
-    if description.state == LISTENING:
-        said.append(f"listening, backlog {description.backlog}")
-    if description.peer is not None:
-        said.append(f"peer {description.peer}" if description.peer else "its peer is closed")
-    if description.messages:
-        said.append(f"{sum(len(message.data) for message in description.messages)} bytes in it")
-    return ", ".join(said)
-
-
-def _timerfd(description: TimerFd) -> str:
-    from livecr.cli.terminal import duration
-    from livecr.kernel.clock import clock_name
-
-    left = f"{duration(description.remaining_ns)} left" if description.remaining_ns else "not set"
-    every = f", every {duration(description.interval_ns)}" if description.interval_ns else ""
-    unread = f", {description.ticks} expirations unread" if description.ticks else ""
-    return f"{clock_name(description.clock)}, {left}{every}{unread}"
-
-
-def _inet_socket(description: InetSocket) -> str:
-    def shown(address: Address) -> str:
-        return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
-
-    local, peer = description.local, description.peer
-    verb = "listening at" if description.backlog is not None else "bound to"
-    what = (
-        f"{'TCP' if description.socket_type == 1 else 'UDP'} {verb} {shown(local)}" if local else "not bound"
-    )
-    if description.backlog is not None:
-        what += f", backlog {description.backlog}"
-    return f"{what}, sends to {shown(peer)}" if peer else what
-
-
-# Of these the record's flags do not say it.
-_WITHOUT_ACCESS = ("unix-socket", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "inet-socket")
-_ACCESS = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "rw"}
-
-
-def _signal_name(number: int) -> str:
-    from signal import Signals
-
-    if _SIGRTMIN <= number <= _SIGNALS:
-        return "SIGRTMIN" + (f"+{number - _SIGRTMIN}" if number > _SIGRTMIN else "")
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 def _signals(content: Content) -> dict[str, list[str]]:
     """By name; pending ones in the order of their queues, the process's own first."""
     record = content.process
     queues = [record.pending, *(thread.pending for thread in record.threads)]
     return {
-        "handled": [_signal_name(a.signal) for a in record.actions if a.handler > _SIG_IGN],
-        "ignored": [_signal_name(a.signal) for a in record.actions if a.handler == _SIG_IGN],
-        "pending": [_signal_name(int.from_bytes(info[:4], "little")) for queue in queues for info in queue],
+        "handled": [signal_name(a.signal) for a in record.actions if a.handler > _SIG_IGN],
+        "ignored": [signal_name(a.signal) for a in record.actions if a.handler == _SIG_IGN],
+        "pending": [signal_name(int.from_bytes(info[:4], "little")) for queue in queues for info in queue],
     }
 
 

@@ -94,21 +94,7 @@ class Table(Record):
     """All descriptors of a process, the descriptions behind them, and what is in its pipes."""
 
     descriptors: list[Descriptor]
-    descriptions: list[
-        files.File
-        | files.Directory
-        | devices.Device
-        | pipes.Pipe
-        | pipes.Fifo
-        | eventfd.EventFd
-        | sockets_unix.UnixSocket
-        | memfd.MemFd
-        | sockets_inet.InetSocket
-        | epoll.Epoll
-        | timerfd.TimerFd
-        | signalfd.SignalFd
-        | inotify.Inotify
-    ]
+    descriptions: list[Description]
     pipes: list[pipes.Contents]
     locks: list[locks.Lock]
 

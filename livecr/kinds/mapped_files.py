@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.kernel import procfs
 
-__all__ = ["MappedFile", "difference", "identify", "identify_path"]
+__all__ = ["MappedFile", "difference", "identify", "identify_path", "look_ahead"]
 
 
 class MappedFile(Record):
@@ -27,6 +27,25 @@ class MappedFile(Record):
     mtime_ns: int
     build_id: str  # hex; empty where it has none
     written: bool = False  # through a shared mapping: then its content is its own affair
+
+
+_build_ids: dict[tuple[str, int, int], str] = {}
+
+
+def look_ahead(mappings: list[procfs.Mapping]) -> None:
+    """Read the build-ids of mapped files while the program still runs, so that its freeze is shorter."""
+    for path in {m.path for m in mappings if m.path.startswith("/") and not m.path.endswith(" (deleted)")}:
+        try:
+            _build_id(path, os.stat(path))
+        except OSError:
+            continue  # what is wrong with it will be said elsewhere
+
+
+def _build_id(path: str, there: os.stat_result) -> str:
+    key = (path, there.st_size, there.st_mtime_ns)
+    if key not in _build_ids:
+        _build_ids[key] = build_id.of_file(path)
+    return _build_ids[key]
 
 
 def identify(pid: int, m: procfs.Mapping) -> MappedFile:
@@ -56,7 +75,7 @@ def identify_path(path: str, *, written: bool = False) -> MappedFile:
         path=path,
         size_bytes=there.st_size,
         mtime_ns=there.st_mtime_ns,
-        build_id=build_id.of_file(path),
+        build_id=_build_id(path, there),
         written=written,
     )
 

@@ -11,7 +11,8 @@ import os
 
 from livecr.errors import Failed, Obstacle, Refused
 from livecr.image.record import Record
-from livecr.kernel import procfs
+from livecr.kernel import procfs, vdso
+from livecr.kinds import mapped_files
 from livecr.kinds.mapped_files import MappedFile, difference, identify, identify_path
 from livecr.target.program import Program
 
@@ -30,11 +31,11 @@ __all__ = [
     "check",
     "finish",
     "load",
+    "look_ahead",
     "obstacles",
     "save",
     "shared_objects",
     "syscall_instruction",
-    "vdso_digest",
 ]
 
 PAGE_BYTES = 4096
@@ -78,8 +79,7 @@ _UNSAVABLE = {
 }
 
 # Mappings that the kernel makes by itself, by their names in maps.
-_VDSO = "[vdso]"
-_KERNEL_MAPPINGS = ("[vvar]", "[vvar_vclock]", _VDSO)
+_KERNEL_MAPPINGS = ("[vvar]", "[vvar_vclock]", vdso.NAME)
 _IGNORED = ("[vsyscall]",)
 _SHARED_ANONYMOUS = "/dev/zero (deleted)"
 
@@ -211,7 +211,7 @@ def save(
         guards=[GuardRange(start=start, end=end) for start, end in guards],
         layout=_layout(pid, borrowed),
         exe=identify_path(procfs.link(pid, "exe")),
-        vdso_xxh3=vdso_digest() if any(v.name == _VDSO for v in vmas) else "",
+        vdso_xxh3=vdso.digest() if any(v.name == vdso.NAME for v in vmas) else "",
     )
 
 
@@ -225,15 +225,10 @@ def _layout(pid: int, borrowed: Borrowed) -> dict[str, int]:
     return layout | {"brk": brk}
 
 
-def vdso_digest() -> str:
-    """XXH3-64 of the vDSO that this kernel gives to every process, hex."""
-    from livecr._native import ffi, lib
-
-    for m in procfs.mappings(os.getpid(), with_flags=False):
-        if m.path == _VDSO:
-            size = m.end - m.start
-            return f"{lib.lcr_xxh3(ffi.cast('void *', m.start), size):016x}"
-    return ""
+def look_ahead(mappings: list[procfs.Mapping]) -> None:
+    """What can be found out while the program still runs."""
+    mapped_files.look_ahead(mappings)
+    vdso.digest()
 
 
 # -- checking before a restore -----------------------------------------------------------------------------
@@ -249,7 +244,7 @@ def check(memory: Memory) -> None:
                 where="a mapped file",
                 way_out="put back the file as it was at the checkpoint, or make a new checkpoint",
             )
-    if memory.vdso_xxh3 and memory.vdso_xxh3 != vdso_digest():
+    if memory.vdso_xxh3 and memory.vdso_xxh3 != vdso.digest():
         raise Refused(
             "the image was made under a kernel with another vDSO",
             way_out="restore it under the kernel that `livecr show` names",
@@ -413,7 +408,7 @@ def _set_layout(memory: Memory, seed: Seed, auxv: bytes) -> None:
 def syscall_instruction(memory: Memory, task: Tracee) -> int:
     """The address of a `syscall` instruction of the program's own: in the vDSO, or in any of its code."""
     executable = [v for v in memory.vmas if v.perms[2] == "x" and v.perms[0] == "r"]
-    executable.sort(key=lambda v: v.name != _VDSO)
+    executable.sort(key=lambda v: v.name != vdso.NAME)
     for vma in executable:
         for at in range(vma.start, vma.end, _SEARCH_BYTES):
             found = task.read(at, min(_SEARCH_BYTES, vma.end - at)).find(b"\x0f\x05")

@@ -51,7 +51,9 @@ def obstacles(pid: int) -> list[Obstacle]:
     found = sessions.obstacles(pid)
     found += credentials.obstacles(pid)
     found += timers.obstacles(pid)
-    found += memory.obstacles(pid, procfs.mappings(pid))
+    mappings = procfs.mappings(pid)
+    memory.look_ahead(mappings)
+    found += memory.obstacles(pid, mappings)
     return found + descriptors.obstacles(pid)
 
 

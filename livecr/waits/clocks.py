@@ -1,8 +1,8 @@
 """The program's clocks: when it was frozen, and the time namespace in which its time goes on from there.
 
-The relative time model: CLOCK_MONOTONIC and CLOCK_BOOTTIME of a restored program continue from the freeze, so
-deadlines that it keeps in its own memory stay right as well. Relies on time_namespaces(7). CLOCK_REALTIME is
-never touched.
+By the relative time model CLOCK_MONOTONIC and CLOCK_BOOTTIME of a restored program continue from the freeze,
+by the absolute one they stand where they would have been; so deadlines in its own memory are right as well.
+CLOCK_REALTIME is never touched. Relies on time_namespaces(7).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from livecr.image.record import Record
 from livecr.kernel import clock
 
-__all__ = ["Instant", "ProgramTime"]
+__all__ = ["ABSOLUTE", "MODELS", "RELATIVE", "Instant", "ProgramTime"]
 
+RELATIVE, ABSOLUTE = MODELS = ("relative", "absolute")
 _NS = 1_000_000_000
 
 
@@ -26,15 +27,20 @@ class Instant(Record):
 class ProgramTime:
     """What the clocks of a restored program say: the host's, shifted to go on from ``frozen_at``."""
 
-    def __init__(self, frozen_at: Instant, *, namespace: bool = True) -> None:
-        """Without a time ``namespace`` the program's clocks are the host's; only its waits are shifted."""
-        self._frozen_at = frozen_at
+    def __init__(self, frozen_at: Instant, *, model: str = RELATIVE, namespace: bool = True) -> None:
+        """``model``: RELATIVE, in which time in the image does not count, or ABSOLUTE, in which it does.
+
+        Without a time ``namespace`` the program's clocks are the host's; only its waits are shifted.
+        """
         now = {c: clock.host_now_ns(c) for c in (clock.MONOTONIC, clock.BOOTTIME)}
         self._resumed_ns = now[clock.MONOTONIC]
+        # The machine may have booted since, so only CLOCK_REALTIME tells how long the program was away.
+        away_ns = max(0, clock.host_now_ns(clock.REALTIME) - frozen_at.realtime_ns)
+        self._counted_ns = away_ns if model == ABSOLUTE else 0
         self.offsets = (
             {
-                clock.MONOTONIC: frozen_at.monotonic_ns - now[clock.MONOTONIC],
-                clock.BOOTTIME: frozen_at.boottime_ns - now[clock.BOOTTIME],
+                clock.MONOTONIC: frozen_at.monotonic_ns + self._counted_ns - now[clock.MONOTONIC],
+                clock.BOOTTIME: frozen_at.boottime_ns + self._counted_ns - now[clock.BOOTTIME],
             }
             if namespace
             else None
@@ -50,7 +56,7 @@ class ProgramTime:
 
     def elapsed_ns(self) -> int:
         """How much time has passed for the program since it was frozen."""
-        return clock.host_now_ns(clock.MONOTONIC) - self._resumed_ns
+        return clock.host_now_ns(clock.MONOTONIC) - self._resumed_ns + self._counted_ns
 
     def is_shifted(self, clock_id: int) -> bool:
         """Whether this clock goes on from the freeze, so that a deadline on it still stands."""

@@ -47,22 +47,33 @@ static long pass_on(int status, uint64_t *deferred)
     return 0;
 }
 
-/* Resume with `signal` (0: none) until the next syscall stop. */
-static long to_syscall_stop(int tid, long signal, uint64_t *deferred)
+/* Resume by `request` (PTRACE_SYSCALL, PTRACE_CONT) with `signal` (0: none) until the stop for `wanted`. */
+static long to_stop(int tid, enum __ptrace_request request, int wanted, long signal, uint64_t *deferred)
 {
     for (;;) {
         int status;
-        if (ptrace(PTRACE_SYSCALL, tid, NULL, signal) < 0)
+        if (ptrace(request, tid, NULL, signal) < 0)
             return -errno;
         long result = lcr_wait(tid, &status, 0);
         if (result < 0)
             return result;
         if (!WIFSTOPPED(status))
             return -ESRCH;
-        if (status >> 16 == 0 && WSTOPSIG(status) == SYSCALL_STOP)
+        if (status >> 16 == 0 && WSTOPSIG(status) == wanted)
             return 0;
         signal = pass_on(status, deferred);
     }
+}
+
+static long to_syscall_stop(int tid, long signal, uint64_t *deferred)
+{
+    return to_stop(tid, PTRACE_SYSCALL, SYSCALL_STOP, signal, deferred);
+}
+
+/* Until the SIGTRAP of int3. */
+static long to_trap(int tid, uint64_t *deferred)
+{
+    return to_stop(tid, PTRACE_CONT, SIGTRAP, 0, deferred);
 }
 
 static long finish(int tid, struct lcr_call *call)
@@ -94,26 +105,6 @@ long lcr_inject(int tid, uint64_t entry, const struct lcr_regs *base, struct lcr
             return (long)i + 1;
     }
     return (long)count;
-}
-
-/* Resume until the SIGTRAP of int3; whatever signal comes first is held back. */
-static long to_trap(int tid, uint64_t *deferred)
-{
-    for (;;) {
-        int status;
-        if (ptrace(PTRACE_CONT, tid, NULL, NULL) < 0)
-            return -errno;
-        long result = lcr_wait(tid, &status, 0);
-        if (result < 0)
-            return result;
-        if (!WIFSTOPPED(status))
-            return -ESRCH;
-        int event = status >> 16, signal = WSTOPSIG(status);
-        if (event == 0 && signal == SIGTRAP)
-            return 0;
-        if (event == 0 && deferred)
-            *deferred |= 1ULL << (signal - 1);
-    }
 }
 
 long lcr_batch(int tid, uint64_t runner, uint64_t table, const struct lcr_regs *base, struct lcr_call *calls,

@@ -125,11 +125,11 @@ class Target:
                 self._restorer.stdout.close()
             self._restorer = None
 
-    def restore(self, image: Path) -> None:
+    def restore(self, image: Path, *options: str) -> None:
         """`livecr restore` in the foreground; the program lives when this returns."""
         assert self._child is None, "the program has not been ended"
         self._restorer = subprocess.Popen(
-            [LIVECR, "restore", image], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [LIVECR, "restore", image, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
         def alive() -> bool:

