@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -19,6 +20,8 @@ struct job {
     int fd;
     uint64_t size, chunk_bytes, *digests;
     size_t digest_count;
+    int is_sparse;
+    uint64_t zeros; /* the digest of a whole chunk of them */
     atomic_size_t next;
     atomic_long error;
 };
@@ -48,11 +51,32 @@ static __attribute__((noinline)) long digest_unless_cut_short(const void *conten
     return 0;
 }
 
+/* A hole of a sparse file is known to hold zeros, without looking at terabytes of them. */
+static int is_hole(const struct job *job, uint64_t at, uint64_t length)
+{
+    off_t data = lseek(job->fd, (off_t)at, SEEK_DATA);
+    return data < 0 ? errno == ENXIO : (uint64_t)data >= at + length;
+}
+
+static long digest_zeros(uint64_t length, uint64_t *digest)
+{
+    void *zeros = mmap(NULL, length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (zeros == MAP_FAILED)
+        return -errno;
+    *digest = XXH3_64bits(zeros, length);
+    munmap(zeros, length);
+    return 0;
+}
+
 static long do_chunk(struct job *job, size_t index)
 {
     uint64_t at = index * job->chunk_bytes, length = job->size - at;
     if (length > job->chunk_bytes)
         length = job->chunk_bytes;
+    if (job->is_sparse && length == job->chunk_bytes && is_hole(job, at, length)) {
+        job->digests[index] = job->zeros;
+        return 0;
+    }
     void *content = mmap(NULL, length, PROT_READ, MAP_SHARED | MAP_POPULATE, job->fd, (off_t)at);
     if (content == MAP_FAILED)
         return -errno;
@@ -82,6 +106,9 @@ long lcr_digest(int fd, uint64_t size, uint64_t chunk_bytes, uint64_t *digests, 
     struct stat about;
     if (fstat(fd, &about) < 0 || sigaction(SIGBUS, &catching, &before) < 0)
         return -errno;
+    job.is_sparse = (uint64_t)about.st_blocks * 512 < (uint64_t)about.st_size;
+    if (job.is_sparse)
+        job.error = digest_zeros(chunk_bytes, &job.zeros);
     if ((uint64_t)about.st_size < size) /* within its last page a mapping shows zeros */
         job.error = -ENODATA;
     if ((size_t)workers > digest_count)
