@@ -30,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.image.integrity import NewImage
     from livecr.target.process import Process
-    from livecr.target.tracee import Registers
+    from livecr.target.tracee import Registers, Tracee
 
 __all__ = ["Checkpoint", "checkpoint"]
 
@@ -146,14 +146,15 @@ def look(frozen: Process, shims: Shims, evidence: Evidence) -> dict[int, Registe
 
 def let_go(frozen: Process, waits: dict[int, Wait], reentry: Reentry | None, evidence: Evidence) -> None:
     """Every task goes on in its call, with the time that passed in the freeze taken off what it has left."""
-    try:
-        written.catch_up(frozen.tasks, waits, evidence.since_frozen_ns)
-        if reentry is not None:
-            reentry.refresh(lambda wait: max(0, (wait.remaining_ns or 0) - evidence.since_frozen_ns()))
-    except Gone:
-        pass  # killed, now that all of it is saved
-    finally:
-        thaw(frozen)
+
+    def set_time_left(task: Tracee) -> None:
+        wait = waits.get(task.tid)
+        if wait is not None:
+            written.catch_up(task, wait, evidence.since_frozen_ns())
+            if reentry is not None:
+                reentry.refresh(task.tid, max(0, (wait.remaining_ns or 0) - evidence.since_frozen_ns()))
+
+    thaw(frozen, set_time_left)
     written.put_back(frozen.pid, waits, evidence.since_frozen_ns)
 
 

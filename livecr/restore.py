@@ -121,7 +121,7 @@ def _enter_waits(
         if thread.tid in waits and waits[thread.tid].how == "eintr":
             wait = waits[thread.tid]
             left_ns = 0 if wait.remaining_ns is None else remaining_ns(wait, now)
-            resumable[thread.tid] = reentry.registers(wait, registers, left_ns)
+            resumable[thread.tid] = reentry.registers(thread.tid, wait, registers, left_ns)
         elif thread.tid in waits:
             resumable[thread.tid] = rearm(waits[thread.tid], registers, seed, task, now)
         else:
@@ -145,9 +145,11 @@ def _resume(
         task.set_registers(registers[thread.tid])
         task.set_signal_mask(thread.signal_mask)
     waits = {waiting.tid: waiting.wait for waiting in told.waits}
-    written.catch_up(tasks.values(), waits, now.elapsed_ns)
-    reentry.refresh(lambda wait: remaining_ns(wait, now))
     for task in tasks.values():
+        wait = waits.get(task.tid)
+        if wait is not None:
+            written.catch_up(task, wait, now.elapsed_ns())
+            reentry.refresh(task.tid, 0 if wait.remaining_ns is None else remaining_ns(wait, now))
         task.detach()
     written.put_back(seed.pid, waits, now.elapsed_ns)
     os.close(seed.process.pidfd)

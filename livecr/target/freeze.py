@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from livecr._native import ffi, lib
 from livecr.errors import Failed, Refused
@@ -16,6 +17,10 @@ from livecr.kernel import procfs
 from livecr.target import tracee
 from livecr.target.process import Process
 from livecr.target.tracee import Gone, Tracee
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["confirm", "discard", "end", "freeze", "thaw"]
 
@@ -52,9 +57,13 @@ def freeze(pid: int) -> Process:
     return Process(pid, ordered, pidfd)
 
 
-def thaw(process: Process) -> None:
-    """Detach from every task; each goes on with the registers that it has, a group-stopped one stays so."""
-    _let_all_go(process.pid, process.tasks)
+def thaw(process: Process, just_before: Callable[[Tracee], None] | None = None) -> None:
+    """Detach from every task; each goes on with the registers that it has, a group-stopped one stays so.
+
+    ``just_before`` is called with each task in the moment before it is let go; a Failed that it raises
+    does not keep the task.
+    """
+    _let_all_go(process.pid, process.tasks, just_before)
     os.close(process.pidfd)
 
 
@@ -144,17 +153,20 @@ def _bring_to_event_stop(task: Tracee) -> bool:
     return True
 
 
-def _let_all_go(pid: int, tasks: list[Tracee]) -> None:
+def _let_all_go(pid: int, tasks: list[Tracee], just_before: Callable[[Tracee], None] | None = None) -> None:
     ours = _is_our_child(pid)
     for task in sorted(tasks, key=lambda task: task.tid == pid):  # a leader's end is reported last
         # An ended child of ours that is not reaped here is reported to whoever in livecr waits for its child.
-        _let_go(task, reap=task.tid != pid or not ours)
+        _let_go(task, just_before, reap=task.tid != pid or not ours)
 
 
-def _let_go(task: Tracee, *, reap: bool) -> None:
+def _let_go(task: Tracee, just_before: Callable[[Tracee], None] | None, *, reap: bool) -> None:
     try:
         if not task.stopped:
             task.stop_again()
+        if just_before is not None:
+            with suppress(Failed):  # detaching will tell if it is gone
+                just_before(task)
         task.detach()
     except Failed:  # it has been killed: there is nothing to hand back, but its end
         if reap:

@@ -14,8 +14,6 @@ from livecr.waits import catalog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from livecr.target.tracee import Registers, Tracee
     from livecr.waits.classify import Wait
 
@@ -36,10 +34,10 @@ class Reentry:
 
     def __init__(self, shims: Shims) -> None:
         self._shims = shims
-        self._timed: list[tuple[Wait, int]] = []  # with the address of the struct timespec
+        self._timed: dict[int, int] = {}  # TID: the address of the struct timespec
 
-    def registers(self, wait: Wait, own: Registers, left_ns: int) -> Registers:
-        """What a task whose own registers are ``own`` has to go on with: it will make the call again."""
+    def registers(self, tid: int, wait: Wait, own: Registers, left_ns: int) -> Registers:
+        """What task ``tid``, whose own registers are ``own``, has to go on with to make the call again."""
         if not is_timed(wait):
             return own.copy(rip=own.rip - _SYSCALL_BYTES, rax=wait.call, orig_rax=-1)
         number, changed = _replacement(wait)
@@ -50,13 +48,13 @@ class Reentry:
         if number == wait.call and catalog.CATALOG[number].encoding == catalog.MILLISECONDS:
             arguments["r10"] = -(-left_ns // _NS_PER_MS)  # no epoll_pwait2 before 5.11: up to 1 ms late
         else:
-            self._timed.append((wait, timespec_at))
+            self._timed[tid] = timespec_at
         return own.copy(rip=entry, rax=number, orig_rax=-1, **arguments)
 
-    def refresh(self, left_ns: Callable[[Wait], int]) -> None:
-        """Just before the tasks are let go: what is left now."""
-        for wait, timespec_at in self._timed:
-            self._shims.set_left(timespec_at, left_ns(wait))
+    def refresh(self, tid: int, left_ns: int) -> None:
+        """Just before a task is let go: what is left now."""
+        if tid in self._timed:
+            self._shims.set_left(self._timed[tid], left_ns)
 
     def enter(self, tasks: list[Tracee], waits: dict[int, Wait], own: dict[int, Registers]) -> None:
         """Set the registers of all frozen tasks that have to enter again. Should livecr die now, they do."""
@@ -65,7 +63,8 @@ class Reentry:
             self._shims.occupy(tasks)
         for task in again:
             wait = waits[task.tid]
-            task.set_registers(self.registers(wait, own[task.tid], wait.remaining_ns or 0))
+            again_with = self.registers(task.tid, wait, own[task.tid], wait.remaining_ns or 0)
+            task.set_registers(again_with)
 
 
 def _replacement(wait: Wait) -> tuple[int, dict[int, int]]:

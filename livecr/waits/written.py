@@ -19,7 +19,7 @@ from livecr.waits.restart import ERESTART_RESTARTBLOCK, NR_RESTART_SYSCALL, inte
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from livecr.target.tracee import Registers
     from livecr.waits.classify import Wait
@@ -141,17 +141,15 @@ def _is_in(registers: Registers, wait: Wait) -> bool:
     )
 
 
-def catch_up(tasks: Iterable[Tracee], waits: dict[int, Wait], elapsed_ns: Callable[[], int]) -> None:
-    """Take the time since the freeze off the timeouts that calls are about to be made with again."""
-    for task in tasks:
-        wait = waits.get(task.tid)
-        if wait is None or wait.how != "redo" or wait.remaining_ns is None:
-            continue
-        call = catalog.CATALOG.get(wait.call)
-        unit_ns = _UNIT_NS.get(call.encoding) if call is not None else None
-        if call is None or call.timeout is None or unit_ns is None:
-            continue
-        # Rounded up: a wait may end late by less than its unit, never early.
-        units = -(-max(0, wait.remaining_ns - elapsed_ns()) // unit_ns)
-        words = divmod(units, _NS // unit_ns)
-        task.write(wait.arguments[call.timeout], b"".join(word.to_bytes(8, "little") for word in words))
+def catch_up(task: Tracee, wait: Wait, elapsed_ns: int) -> None:
+    """Take the time since the freeze off a timeout that the call is about to be made with again."""
+    if wait.how != "redo" or wait.remaining_ns is None:
+        return
+    call = catalog.CATALOG.get(wait.call)
+    unit_ns = _UNIT_NS.get(call.encoding) if call is not None else None
+    if call is None or call.timeout is None or unit_ns is None:
+        return
+    # Rounded up: a wait may end late by less than its unit, never early.
+    units = -(-max(0, wait.remaining_ns - elapsed_ns) // unit_ns)
+    words = divmod(units, _NS // unit_ns)
+    task.write(wait.arguments[call.timeout], b"".join(word.to_bytes(8, "little") for word in words))
