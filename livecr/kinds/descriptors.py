@@ -315,7 +315,6 @@ def load(table: Table, opened: Opened, seed: Seed) -> None:
         moving.add("dup3", ours, spare, O_CLOEXEC)
         moving.add("close", ours)
         seed.run(moving)
-    done: set[int] = set()
     for d in table.descriptors:
         fetching = Program()
         fetching.add("pidfd_getfd", spare, opened.fds[d.description], 0)
@@ -327,7 +326,6 @@ def load(table: Table, opened: Opened, seed: Seed) -> None:
             placing.add("dup3", got, d.fd, O_CLOEXEC if d.close_on_exec else 0)
             placing.add("close", got)
         seed.run(placing)
-        done.add(d.fd)
     closing = Program()
     closing.add("close", spare)
     seed.run(closing)

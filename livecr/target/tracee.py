@@ -24,11 +24,9 @@ CONT = 7
 DETACH = 17
 SYSCALL = 24
 SETOPTIONS = 0x4200
-GETEVENTMSG = 0x4201
 GETSIGINFO = 0x4202
 SEIZE = 0x4206
 INTERRUPT = 0x4207
-LISTEN = 0x4208
 GETSIGMASK = 0x420A
 SETSIGMASK = 0x420B
 
@@ -37,7 +35,6 @@ O_TRACECLONE = 0x08
 O_TRACEEXEC = 0x10
 O_EXITKILL = 0x100000
 
-EVENT_CLONE = 3
 EVENT_STOP = 128
 
 NT_PRSTATUS = 1
@@ -269,10 +266,6 @@ class Tracee:
     def siginfo(self) -> bytes:
         """struct siginfo of the current signal stop, 128 bytes."""
         return self._get(GETSIGINFO, 0, 128)
-
-    def event_message(self) -> int:
-        """PTRACE_GETEVENTMSG: for PTRACE_EVENT_CLONE the new task."""
-        return int.from_bytes(self._get(GETEVENTMSG, 0, 8), "little")
 
     def _get(self, request: int, addr: int, size: int) -> bytes:
         buffer = ffi.new("char[]", size)
