@@ -1,4 +1,4 @@
-"""Everything that stands in the way of a checkpoint, found without touching the process."""
+"""Everything that stands in the way of a checkpoint, found without touching the processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 
 from livecr.errors import Obstacle, Refused
 from livecr.kernel import procfs
-from livecr.kinds import process
+from livecr.kinds import births, descriptors, process
+from livecr.target import tree
 from livecr.waits import live
 
 __all__ = ["obstacles"]
@@ -21,18 +22,12 @@ def obstacles(pid: int) -> list[Obstacle]:
     try:
         if not procfs.read(pid, "maps"):
             return [Obstacle(f"process {pid}", "it is a kernel thread or has ended", "name a program")]
-        if _is_32_bit(pid):
-            return [
-                Obstacle(
-                    f"process {pid}", "it is a 32-bit program", "this version of livecr cannot save these"
-                )
-            ]
         if procfs.status(pid).get("Tgid") != str(pid):
             leader = procfs.status(pid).get("Tgid")
             return [
                 Obstacle(f"task {pid}", f"it is a thread of process {leader}", f"checkpoint {leader} instead")
             ]
-        return process.obstacles(pid) + live.obstacles_before_freeze(pid)
+        return _of_tree(pid)
     except _MISSING:
         raise Refused("there is no such process", where=f"process {pid}") from None
     except PermissionError as error:
@@ -41,6 +36,26 @@ def obstacles(pid: int) -> list[Obstacle]:
             where=f"process {pid}",
             way_out="run livecr as root",
         ) from None
+
+
+def _of_tree(root: int) -> list[Obstacle]:
+    pids = tree.members(root)
+    if os.getpid() in pids:
+        return [Obstacle(f"process {root}", "livecr itself descends from it", "name another process")]
+    found = []
+    for pid in pids:
+        try:
+            found += _of_one(pid)
+        except _MISSING:
+            if pid == root:
+                raise  # a child may end at any time
+    return found + births.obstacles(pids) + descriptors.obstacles(pids)
+
+
+def _of_one(pid: int) -> list[Obstacle]:
+    if _is_32_bit(pid):
+        return [Obstacle(f"process {pid}", "it is a 32-bit program", "this version of livecr cannot save it")]
+    return process.obstacles(pid) + live.obstacles_before_freeze(pid)
 
 
 def _is_32_bit(pid: int) -> bool:

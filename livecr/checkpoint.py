@@ -1,13 +1,15 @@
 """The story of a checkpoint, read top to bottom.
 
 Find out what stands in the way; look at the sleepers; freeze; describe and copy; make the image durable; only
-then kill, or let go. Whatever fails on the way, the program is let go as it was.
+then kill, or let go. Whatever fails on the way, the program is let go as it was. A program is a tree: a
+process and all its descendants.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from livecr import check
 from livecr.content import Content, Waiting
@@ -15,21 +17,20 @@ from livecr.errors import Failed, Refused
 from livecr.image import elfcore, integrity
 from livecr.interruption import Postponed
 from livecr.kernel import bpf, clock, procfs
-from livecr.kinds import pages, process, threads
-from livecr.target.freeze import confirm, end, freeze, thaw
-from livecr.target.shim import Shims
+from livecr.kernel.pidfd import duplicate
+from livecr.kinds import births, descriptors, inherited, pages, process, threads, zombies
+from livecr.target import tree
 from livecr.target.tracee import Gone
-from livecr.waits import written
-from livecr.waits.classify import Wait, classify_all
+from livecr.waits.calls import Calls, look_ahead
+from livecr.waits.classify import Wait
 from livecr.waits.clocks import MODELS, RELATIVE, Instant
-from livecr.waits.deadlines import Evidence
-from livecr.waits.reenter import Reentry
+from livecr.waits.deadlines import Evidence, moment
 from livecr.waits.restart import as_kernel_resumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.image.integrity import NewImage
-    from livecr.target.process import Process
+    from livecr.target.process import Process, Tree
     from livecr.target.tracee import Registers, Tracee
 
 __all__ = ["Checkpoint", "checkpoint"]
@@ -50,7 +51,9 @@ class Checkpoint:
 
 
 def checkpoint(pid: int, image: str | None = None, *, leave_running: bool = False) -> Checkpoint:
-    """Write the running process ``pid`` to a new directory ``image``, by default ./COMM-PID.livecr.
+    """Write the running process ``pid`` and all its descendants to a new directory ``image``.
+
+    By default that is ./COMM-PID.livecr.
 
     Raises Refused (nothing was touched) or Failed (the process runs on unharmed). SIGINT, SIGTERM and their
     like are held back in the calling thread until the process is let go; they then end the checkpoint.
@@ -64,58 +67,63 @@ def _checkpoint(pid: int, image: str | None, leave_running: bool, interruption: 
     if in_the_way:
         raise Refused.because(in_the_way)
     with integrity.new_image(image or default_name(pid)) as new:
+        iterator = _task_iterator()
+        evidence = _look_ahead(tree.members(pid), iterator)
         try:
-            evidence = Evidence.before_freeze(pid, _task_iterator())
-            evidence.at_rmtp = written.remember(pid)
-            frozen = freeze(pid)
+            frozen = tree.freeze(pid)
         except (FileNotFoundError, ProcessLookupError):
             raise Refused("the process ended before it could be frozen", where=f"process {pid}") from None
         began_ns = time.monotonic_ns()
-        waits: dict[int, Wait] = {}
-        reentry = None
+        calls: dict[int, Calls] = {}
         try:
-            shims = Shims(frozen.leader)
-            registers = look(frozen, shims, evidence)
-            waits = classify_all(registers.items(), evidence, frozen.leader.read)
-            reentry = Reentry(shims)
-            reentry.enter(frozen.tasks, waits, registers)
-            content = save(frozen, registers, waits, evidence, new)
+            now_ns = moment()
+            for process_ in frozen.processes:
+                threads.leave_critical_sections(process_)
+                seen = evidence.get(process_.pid) or Evidence(process_.pid, iterator)
+                calls[process_.pid] = Calls(process_, seen, now_ns)
+                calls[process_.pid].enter_again()
+            content = save(frozen, calls, _instant(evidence[pid]), new)
             interruption.check()
-            confirm(frozen)
+            tree.confirm(frozen)
             if not leave_running:
                 new.commit(content)
                 integrity.verify(new.path, new.files)
         except BaseException as error:
-            _give_up(frozen, waits, reentry, evidence, error)
+            _give_up(frozen, calls, error)
             raise
         frozen_ns = time.monotonic_ns() - began_ns
         if leave_running:
-            let_go(frozen, waits, reentry, evidence)
+            let_go(frozen, calls)
             frozen_ns = time.monotonic_ns() - began_ns
             interruption.check()
             new.commit(content)
         else:
-            end(frozen)
+            tree.end(frozen)
         size = sum(record.size_bytes for record in new.files)
         return Checkpoint(pid, new.path, {w.tid: w.wait for w in content.waits}, frozen_ns, size)
 
 
-def _give_up(
-    frozen: Process,
-    waits: dict[int, Wait],
-    reentry: Reentry | None,
-    evidence: Evidence,
-    error: BaseException,
-) -> None:
-    """Let the process go. Raises Failed if what went wrong is that it was killed."""
+def _look_ahead(pids: list[int], iterator: bpf.TaskIterator | None) -> dict[int, Evidence]:
+    """What each process shows only while it runs. Some may have ended since they were seen."""
+    found = {}
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found[pid] = look_ahead(pid, iterator)
+    if pids[0] not in found:
+        raise Refused("the process ended before it could be frozen", where=f"process {pids[0]}")
+    return found
+
+
+def _give_up(frozen: Tree, calls: dict[int, Calls], error: BaseException) -> None:
+    """Let all go. Raises Failed if what went wrong is that one was killed."""
     try:
-        confirm(frozen)
-    except Gone:
-        thaw(frozen)
+        tree.confirm(frozen)
+    except Gone as gone:
+        let_go(frozen, calls)
         if isinstance(error, Exception):
-            raise Failed("it was ended during its checkpoint", where=f"process {frozen.pid}") from error
+            raise Failed("it was ended during its checkpoint", where=gone.where) from error
     else:
-        let_go(frozen, waits, reentry, evidence)
+        let_go(frozen, calls)
 
 
 def default_name(pid: int) -> str:
@@ -136,45 +144,50 @@ def _task_iterator() -> bpf.TaskIterator | None:
         return None
 
 
-def look(frozen: Process, shims: Shims, evidence: Evidence) -> dict[int, Registers]:
-    """Where each task stands, by TID, and what the freeze has brought to light about their waits."""
-    threads.leave_critical_sections(frozen)
-    registers = {task.tid: shims.own_registers(task.registers()) for task in frozen.tasks}
-    evidence.after_freeze(frozen.pid)
-    return registers
-
-
-def let_go(frozen: Process, waits: dict[int, Wait], reentry: Reentry | None, evidence: Evidence) -> None:
+def let_go(frozen: Tree, calls: dict[int, Calls]) -> None:
     """Every task goes on in its call, with the time that passed in the freeze taken off what it has left."""
+    of_task = {task.tid: calls.get(process_.pid) for process_ in frozen.processes for task in process_.tasks}
 
     def set_time_left(task: Tracee) -> None:
-        wait = waits.get(task.tid)
-        if wait is not None:
-            written.catch_up(task, wait, evidence.since_frozen_ns())
-            if reentry is not None:
-                reentry.refresh(task.tid, max(0, (wait.remaining_ns or 0) - evidence.since_frozen_ns()))
+        own = of_task[task.tid]
+        if own is not None:
+            own.set_time_left(task)
 
-    thaw(frozen, set_time_left)
-    written.put_back(frozen.pid, waits, evidence.since_frozen_ns)
+    tree.thaw(frozen, set_time_left)
+    for own in calls.values():
+        own.put_back()
 
 
-def save(
-    frozen: Process,
-    registers: dict[int, Registers],
-    waits: dict[int, Wait],
-    evidence: Evidence,
-    new: NewImage,
-) -> Content:
-    """Everything of a frozen process into a new image."""
-    mappings = procfs.mappings(frozen.pid)
-    record = process.save(frozen, mappings, new, as_kernel_resumes)
-    _store_core(frozen, registers, record, mappings, new)
+def save(frozen: Tree, calls: dict[int, Calls], frozen_at: Instant, new: NewImage) -> Content:
+    """Everything of a frozen tree into a new image."""
+    pids = frozen.pids
+    places = births.save(frozen)
+    pidfds = {one.pid: one.pidfd for one in frozen.processes}
+    holders = [pid for pid in pids if "files" not in places[pid].shares]
+    own, table = descriptors.save(holders, new, lambda d: duplicate(pidfds[d.pid], d.fd))
+    mappings = {pid: procfs.mappings(pid) for pid in pids}
+    shared_stored: dict[int, list[tuple[int, int]]] = {}
+    records = []
+    for process_ in frozen.processes:
+        pid, place = process_.pid, places[process_.pid]
+        stored = pages.stored(pid, mappings[pid], shared_stored)
+        kept: list[inherited.Inherited] = []
+        if births.is_born_of(place, places):
+            kept, common = inherited.save(pid, mappings[pid], place.ppid, mappings[place.ppid])
+            stored = stored.without(common)
+        record = process.save(process_, place, mappings[pid], kept, own.get(pid, []), as_kernel_resumes)
+        _store_core(process_, calls[pid].registers, record, mappings[pid], stored, new)
+        records.append(record)
+    zombies_ = [zombies.save(pid) for pid in frozen.ended]
     return Content(
-        name=procfs.read(frozen.pid, "comm").decode("utf-8", "replace").strip(),
-        frozen_at=_instant(evidence),
-        process=record,
-        time_model=_wished_time_model(frozen.pid),
-        waits=[Waiting(tid=tid, wait=wait) for tid, wait in waits.items()],
+        name=procfs.read(pids[0], "comm").decode("utf-8", "replace").strip(),
+        frozen_at=frozen_at,
+        processes=records,
+        zombies=zombies_,
+        left_behind=births.left_behind([*places.values(), *(zombie.place for zombie in zombies_)]),
+        table=table,
+        time_model=_wished_time_model(pids[0]),
+        waits=[Waiting(tid=tid, wait=wait) for one in calls.values() for tid, wait in one.waits.items()],
     )
 
 
@@ -201,10 +214,10 @@ def _store_core(
     registers: dict[int, Registers],
     record: process.Process,
     mappings: list[procfs.Mapping],
+    runs: pages.Runs,
     new: NewImage,
 ) -> None:
     pid, own = frozen.pid, record.credentials[record.threads[0].credentials]
-    runs = pages.stored(pid, mappings)
     notes = [
         elfcore.Thread(task.tid, registers[task.tid].pack(), task.xstate(), signal_mask=thread.signal_mask)
         for task, thread in zip(frozen.tasks, record.threads, strict=True)
@@ -212,9 +225,9 @@ def _store_core(
     about = elfcore.Process(
         pid,
         auxv=procfs.read(pid, "auxv"),
-        ppid=procfs.stat(pid)["ppid"],
-        pgid=record.session.pgid,
-        sid=record.session.sid,
+        ppid=record.place.ppid,
+        pgid=record.place.pgid,
+        sid=record.place.sid,
         uid=own.uids[0],
         gid=own.gids[0],
         comm=procfs.read(pid, "comm").strip(),

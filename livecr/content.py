@@ -1,9 +1,11 @@
-"""What the manifest of an image holds: the process, its waits, and when it was frozen."""
+"""What the manifest of an image holds: the processes of a tree, their waits, and when they were frozen."""
 
 from __future__ import annotations
 
 from livecr.image.record import Record
+from livecr.kinds.descriptors import Table
 from livecr.kinds.process import Process
+from livecr.kinds.zombies import Zombie
 from livecr.waits.classify import Wait
 from livecr.waits.clocks import RELATIVE, Instant
 
@@ -18,10 +20,17 @@ class Waiting(Record):
 
 
 class Content(Record):
-    """The image of one process."""
+    """The image of a tree of processes.
+
+    ``processes``: parents before their children, the root first. ``table``: what they have open.
+    ``left_behind``: numbers of sessions and groups that only the tree belongs to, with leaders that ended.
+    """
 
     name: str
     frozen_at: Instant
-    process: Process
+    processes: list[Process]
+    zombies: list[Zombie]
+    left_behind: list[int]
+    table: Table
     waits: list[Waiting]
     time_model: str = RELATIVE  # what the program itself has wished for

@@ -7,6 +7,7 @@ before it has been looked at, here or where it is used. Called by restore.py.
 from __future__ import annotations
 
 import os
+import time
 
 from livecr.errors import BadImage, Refused
 from livecr.kernel import procfs
@@ -21,20 +22,46 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
+_INIT_WAITS_S = 5.0
+_PAUSE_S = 0.005
 
-def check(told: Content, core: Core) -> None:
-    """Is everything there that the program needs, and is its place free?"""
-    record = told.process
-    tids = [thread.tid for thread in record.threads]
-    if [thread.tid for thread in core.threads] != tids or record.session.pid != tids[0]:
-        raise BadImage("its core file and its manifest are not of the same process", where=core.where)
+
+def check(told: Content, cores: dict[int, Core], image: str) -> None:
+    """Is everything there that the program needs, and is its place free? ``cores``: by PID."""
     if told.time_model not in MODELS:
-        raise BadImage(f"it wants a time model {told.time_model!r}", where=core.where)
-    _check_ranges(record, core)
-    _check_references(record, core)
-    for tid in tids:
+        raise BadImage(f"it wants a time model {told.time_model!r}", where=image)
+    _check_tree(told, image)
+    for record in told.processes:
+        core = cores[record.place.pid]
+        tids = [thread.tid for thread in record.threads]
+        if [thread.tid for thread in core.threads] != tids or record.place.pid != tids[0]:
+            raise BadImage("its core file and its manifest are not of the same process", where=core.where)
+        _check_ranges(record, core)
+    _check_references(told, image)
+    _wait_for_zombies(_numbers(told))
+    for tid in _numbers(told):
         _check_free(tid)
-    memory.check(record.memory)
+    for record in told.processes:
+        memory.check(record.memory)
+
+
+def _numbers(told: Content) -> list[int]:
+    """All that the program will have, or that have to be free while it is made."""
+    numbers = [thread.tid for record in told.processes for thread in record.threads]
+    return [*numbers, *(zombie.place.pid for zombie in told.zombies), *told.left_behind]
+
+
+def _check_tree(told: Content, image: str) -> None:
+    """Every number once, and every process but the root with a parent that comes before it."""
+    numbers = _numbers(told)
+    if not told.processes or len(set(numbers)) != len(numbers) or min(numbers) < 2:
+        raise BadImage("its processes and threads are not told apart", where=image)
+    seen = {told.processes[0].place.pid}
+    for place in [*(record.place for record in told.processes[1:]), *(z.place for z in told.zombies)]:
+        if place.ppid not in seen:
+            raise BadImage(f"process {place.pid} has no parent", where=image)
+        if place.pid not in {zombie.place.pid for zombie in told.zombies}:
+            seen.add(place.pid)
 
 
 def _check_ranges(record: process.Process, core: Core) -> None:
@@ -61,14 +88,30 @@ def _check_ranges(record: process.Process, core: Core) -> None:
             raise BadImage(f"pages at {run.start:#x} belong to no mapping", where=core.where)
 
 
-def _check_references(record: process.Process, core: Core) -> None:
+def _check_references(told: Content, image: str) -> None:
     """Records name each other by their place in a list; a negative one would be taken from its end."""
-    table = record.descriptors
-    references = [(thread.credentials, record.credentials) for thread in record.threads]
-    references += [(d.description, table.descriptions) for d in table.descriptors]  # type: ignore[misc]
-    references += [(lock.description, table.descriptions) for lock in table.locks]  # type: ignore[misc]
-    if any(not 0 <= index < len(there) for index, there in references):
-        raise BadImage("its records do not fit together", where=core.where)
+    count = len(told.table.descriptions)
+    references = [(d.description, count) for record in told.processes for d in record.descriptors]
+    references += [(lock.description, count) for lock in told.table.locks]
+    for record in told.processes:
+        references += [(thread.credentials, len(record.credentials)) for thread in record.threads]
+    if any(not 0 <= index < length for index, length in references):
+        raise BadImage("its records do not fit together", where=image)
+
+
+def _wait_for_zombies(numbers: list[int]) -> None:
+    """Processes of the program that were killed by its checkpoint: init may not have waited for all yet."""
+    give_up = time.monotonic() + _INIT_WAITS_S
+    for number in numbers:
+        while _has_ended(number) and time.monotonic() < give_up:
+            time.sleep(_PAUSE_S)
+
+
+def _has_ended(number: int) -> bool:
+    try:
+        return procfs.state(number) in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _check_free(tid: int) -> None:

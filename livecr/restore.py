@@ -1,20 +1,22 @@
 """The story of a restore, read top to bottom.
 
-Believe nothing before it is checked; make every open file description in livecr; make an empty process with
-the right PID and build the program in it; put each task back inside its call; resume all. Until then the
-kernel kills the half-built process if livecr ends.
+Believe nothing before it is checked; make every open file description in livecr; let empty processes with
+the right PIDs be born of each other and build the program in them; put each task back inside its call; resume
+all. Until then the kernel kills what is half-built if livecr ends.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 
 from livecr import plausible
 from livecr.content import Content
-from livecr.errors import BadImage, Failed, LivecrError
+from livecr.errors import BadImage, Failed
 from livecr.image import integrity, manifest
 from livecr.image.elfcore import Core
-from livecr.kinds import descriptors, memory, process
+from livecr.kinds import births, descriptors, memory, process, zombies
+from livecr.target.kin import Kin
 from livecr.target.shim import Shims
 from livecr.target.spawn import Seed, spawn
 from livecr.target.tracee import Registers, Tracee
@@ -27,7 +29,10 @@ __all__ = ["Restored", "read", "restore"]
 
 
 class Restored:
-    """The restored process, a child of livecr. ``warnings``: what could not be as it was, a sentence each."""
+    """The restored program: its root is a child of livecr.
+
+    ``warnings``: what could not be as it was, a sentence each.
+    """
 
     def __init__(self, pid: int, warnings: list[str]) -> None:
         self.pid = pid
@@ -38,20 +43,25 @@ class Restored:
 
 
 def restore(image: str, *, time_model: str | None = None) -> Restored:
-    """Bring the process of ``image`` back to life, as a child of the caller.
+    """Bring the program of ``image`` back to life, as a child of the caller.
 
     ``time_model``: "relative" or "absolute"; by default what the program itself has wished for, or relative.
     Raises BadImage, Refused (nothing was made) or Failed (nothing is left of what was made).
     """
     told = manifest.read(image, Content)
+    content = told.content
     verification = integrity.Verification(image, told.files)
     try:
-        with Core.open(os.path.join(image, f"{told.content.process.session.pid}.core")) as core:
-            if core.head_bytes > integrity.CHUNK_BYTES:
+        with ExitStack() as stack:
+            cores = {}
+            for record in content.processes:
+                core = Core.open(os.path.join(image, f"{record.place.pid}.core"))
+                cores[record.place.pid] = stack.enter_context(core)
+            if any(core.head_bytes > integrity.CHUNK_BYTES for core in cores.values()):
                 verification.finish()  # normally registers and tables are in the first chunk
-            plausible.check(told.content, core)
-            with descriptors.Opened(told.content.process.descriptors, image) as opened:
-                return _build(told.content, core, opened, verification, time_model or told.content.time_model)
+            plausible.check(content, cores, image)
+            opened = stack.enter_context(descriptors.Opened(content.table, image))
+            return _Building(content, cores, opened, verification).build(time_model or content.time_model)
     except (ArithmeticError, LookupError, ValueError) as error:
         # Every record is of its type; a value that is out of its range comes to light where it is used.
         what = f"its records do not fit together ({type(error).__name__}: {error})"
@@ -67,89 +77,143 @@ def read(image: str) -> Content:
     return told.content
 
 
-def _build(
-    told: Content,
-    core: Core,
-    opened: descriptors.Opened,
-    verification: integrity.Verification,
-    time_model: str,
-) -> Restored:
-    now = ProgramTime(told.frozen_at, model=time_model)
-    taken = [(vma.start, vma.end) for vma in told.process.memory.vmas]
-    warnings: list[str] = []
-    try:
-        seed = spawn(told.process.session.pid, taken, now.namespace_text())
-    except Failed as error:
-        if "time namespace" not in error.what:
+class _Building:
+    """The tree on its way. What is kept by process is kept by its PID in the image."""
+
+    def __init__(
+        self,
+        content: Content,
+        cores: dict[int, Core],
+        opened: descriptors.Opened,
+        verification: integrity.Verification,
+    ) -> None:
+        self._content = content
+        self._records = {record.place.pid: record for record in content.processes}
+        self._cores = cores
+        self._opened = opened
+        self._verification = verification
+        self._waits = {waiting.tid: waiting.wait for waiting in content.waits}
+        self._warnings: list[str] = []
+        self._kin = Kin()
+        self._seeds: dict[int, Seed] = {}
+        self._tasks: dict[int, Tracee] = {}  # by TID in the image
+        self._registers: dict[int, Registers] = {}
+        self._reentries: dict[int, Reentry] = {}
+
+    def build(self, time_model: str) -> Restored:
+        """All of it, or nothing. Raises Failed, Refused, BadImage."""
+        try:
+            self._bear(time_model)
+            self._furnish()
+            self._verification.finish()
+            for record in self._records.values():
+                self._enter_waits(record)
+            self._complete()
+        except OSError as error:
+            self._kin.discard()
+            raise Failed(f"{error.strerror} ({error.filename})", where="the half-built program") from error
+        except BaseException:
+            self._kin.discard()
             raise
-        now = ProgramTime(told.frozen_at, model=time_model, namespace=False)
-        warnings.append(
-            f"no time namespace could be made ({error.what}): waits go on, but CLOCK_MONOTONIC jumps"
-        )
-        seed = spawn(told.process.session.pid, taken, None)
-    try:
-        digests = process.load_memory(told.process, core, seed)
-        tasks = process.load_tasks(told.process, opened, seed)
-        process.load_rest(told.process, opened, seed, tasks, now)
-        verification.accept(os.path.basename(core.where), digests)
-        verification.finish()
-        reentry = Reentry(Shims(seed.leader))
-        resumable = _enter_waits(told, core, seed, tasks, now, reentry)
-        _resume(told, seed, tasks, resumable, now, reentry)
-    except LivecrError:
-        seed.discard()
-        raise
-    except OSError as error:
-        seed.discard()
-        raise Failed(f"{error.strerror} ({error.filename})", where=f"process {seed.pid}") from error
-    except BaseException:
-        seed.discard()
-        raise
-    return Restored(seed.pid, warnings)
+        self._resume()
+        return Restored(self._seeds[self._content.processes[0].place.pid].pid, self._warnings)
 
+    def _bear(self, time_model: str) -> None:
+        """Every process, with its memory, in its session and its group."""
+        places = [record.place for record in self._records.values()]
+        places += [zombie.place for zombie in self._content.zombies]
+        shared = memory.shared_objects([record.memory for record in self._records.values()])
+        try:
+            family = births.Family(
+                places, self._content.left_behind, lambda pid, seed: self._load_memory(pid, seed, shared)
+            )
+            family.grow(self._spawn(family.first, time_model))
+        finally:
+            for fd in shared.values():
+                os.close(fd)
+        self._seeds = family.seeds
+        for zombie in self._content.zombies:
+            zombies.load(zombie, self._seeds.pop(zombie.place.pid))
 
-def _enter_waits(
-    told: Content, core: Core, seed: Seed, tasks: dict[int, Tracee], now: ProgramTime, reentry: Reentry
-) -> dict[int, Registers]:
-    """Each task inside its call again; the registers to resume it with, by TID."""
-    waits = {waiting.tid: waiting.wait for waiting in told.waits}
-    resumable = {}
-    for thread in core.threads:
-        task = tasks[thread.tid]
-        task.set_xstate(thread.xstate)
-        registers = Registers.unpack(thread.registers)
-        if thread.tid in waits and waits[thread.tid].how == "eintr":
-            wait = waits[thread.tid]
-            left_ns = 0 if wait.remaining_ns is None else remaining_ns(wait, now)
-            resumable[thread.tid] = reentry.registers(thread.tid, wait, registers, left_ns)
-        elif thread.tid in waits:
-            resumable[thread.tid] = rearm(waits[thread.tid], registers, seed, task, now)
-        else:
-            resumable[thread.tid] = registers
-    return resumable
+    def _spawn(self, pid: int, time_model: str) -> Seed:
+        """The first process, in a time namespace if one can be made."""
+        taken = [(v.start, v.end) for record in self._records.values() for v in record.memory.vmas]
+        self._now = ProgramTime(self._content.frozen_at, model=time_model)
+        try:
+            return spawn(pid, taken, self._now.namespace_text(), self._kin)
+        except Failed as error:
+            if "time namespace" not in error.what:
+                raise
+            self._warnings.append(
+                f"no time namespace could be made ({error.what}): waits go on, but CLOCK_MONOTONIC jumps"
+            )
+        self._now = ProgramTime(self._content.frozen_at, model=time_model, namespace=False)
+        return spawn(pid, taken, None, self._kin)
 
+    def _load_memory(self, pid: int, seed: Seed, shared: dict[int, int]) -> None:
+        record = self._records.get(pid)
+        if record is None:
+            return  # one that has ended, and will have no memory
+        born_with = self._records[seed.memory_of].memory if seed.memory_of else None
+        digests = process.load_memory(record, self._cores[pid], seed, shared, born_with)
+        self._verification.accept(os.path.basename(self._cores[pid].where), digests)
 
-def _resume(
-    told: Content,
-    seed: Seed,
-    tasks: dict[int, Tracee],
-    registers: dict[int, Registers],
-    now: ProgramTime,
-    reentry: Reentry,
-) -> None:
-    """Take the engine out, give every task its registers and its signal mask, and let go of all."""
-    seed.remove_engine(memory.syscall_instruction(told.process.memory, seed.leader))
-    for thread in told.process.threads:
-        task = tasks[thread.tid]
-        task.stop_again()
-        task.set_registers(registers[thread.tid])
-        task.set_signal_mask(thread.signal_mask)
-    waits = {waiting.tid: waiting.wait for waiting in told.waits}
-    for task in tasks.values():
-        wait = waits.get(task.tid)
-        if wait is not None:
-            written.catch_up(task, wait, now.elapsed_ns())
-            reentry.refresh(task.tid, 0 if wait.remaining_ns is None else remaining_ns(wait, now))
-        task.detach()
-    written.put_back(seed.pid, waits, now.elapsed_ns)
-    os.close(seed.process.pidfd)
+    def _furnish(self) -> None:
+        """Descriptors, threads, and what each process says to the kernel; children before their parents,
+        which else would be told of what their children do."""
+        for pid, record in self._records.items():
+            process.finish_memory(record, self._cores[pid], self._seeds[pid])
+        own = {pid: r.descriptors for pid, r in self._records.items() if "files" not in r.place.shares}
+        descriptors.load(self._content.table, own, self._opened, self._seeds)
+        for pid, record in self._records.items():
+            self._tasks |= process.load_tasks(record, self._seeds[pid])
+        descriptors.arm_timers(self._content.table, self._opened, self._now)
+        for pid, record in reversed(self._records.items()):
+            process.load_rest(record, self._seeds[pid], self._tasks, self._now)
+
+    def _enter_waits(self, record: process.Process) -> None:
+        """Each task inside its call again; and the registers to resume it with."""
+        pid = record.place.pid
+        seed = self._seeds[pid]
+        reentry = self._reentries[pid] = Reentry(Shims(seed.leader))
+        for thread in self._cores[pid].threads:
+            task = self._tasks[thread.tid]
+            task.set_xstate(thread.xstate)
+            registers = Registers.unpack(thread.registers)
+            wait = self._waits.get(thread.tid)
+            if wait is not None and wait.how == "eintr":
+                registers = reentry.registers(thread.tid, wait, registers, self._left_ns(thread.tid))
+            elif wait is not None:
+                registers = rearm(wait, registers, seed, task, self._now)
+            self._registers[thread.tid] = registers
+
+    def _left_ns(self, tid: int) -> int:
+        wait = self._waits[tid]
+        return 0 if wait.remaining_ns is None else remaining_ns(wait, self._now)
+
+    def _complete(self) -> None:
+        """Take the engine out, and give every task its registers and its signal mask."""
+        for pid, record in self._records.items():
+            seed = self._seeds[pid]
+            seed.remove_engine(memory.syscall_instruction(record.memory, seed.leader))
+            for thread in record.threads:
+                task = self._tasks[thread.tid]
+                task.stop_again()
+                task.set_registers(self._registers[thread.tid])
+                task.set_signal_mask(thread.signal_mask)
+
+    def _resume(self) -> None:
+        """Let go of all, at once."""
+        self._kin.release()
+        for pid, record in reversed(self._records.items()):
+            for thread in record.threads:
+                task, wait = self._tasks[thread.tid], self._waits.get(thread.tid)
+                if wait is not None:
+                    written.catch_up(task, wait, self._now.elapsed_ns())
+                    self._reentries[pid].refresh(thread.tid, self._left_ns(thread.tid))
+                task.detach()
+        for pid, seed in self._seeds.items():
+            own = {thread.tid for thread in self._records[pid].threads}
+            waits = {tid: wait for tid, wait in self._waits.items() if tid in own}
+            written.put_back(seed.pid, waits, self._now.elapsed_ns)
+            os.close(seed.process.pidfd)

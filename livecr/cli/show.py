@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from livecr.content import Content
     from livecr.image.elfcore import Core
     from livecr.kinds.memory import Vma
+    from livecr.kinds.process import Process
 
     T = TypeVar("T")
 
@@ -57,44 +58,60 @@ def describe(image: str) -> dict[str, Any]:
     """Everything that is shown, as plain values: times in ns, sizes in bytes. Raises BadImage."""
     from livecr.content import Content
     from livecr.image import integrity, manifest
-    from livecr.image.elfcore import Core
 
     told = manifest.read(image, Content)
     integrity.verify(image, told.files)
-    content, record = told.content, told.content.process
-    with Core.open(os.path.join(image, f"{record.session.pid}.core")) as core:
+    content = told.content
+    return {
+        "image": os.path.abspath(image),
+        "livecr": told.livecr,
+        "kernel": told.kernel,
+        "created": told.created,
+        "size_bytes": sum(file.size_bytes for file in told.files),
+        "frozen_at_ns": content.frozen_at.realtime_ns,
+        "processes": [_described(content, record, image) for record in content.processes],
+        "zombies": [
+            {"pid": z.place.pid, "ppid": z.place.ppid, "name": z.name, "status": z.status}
+            for z in content.zombies
+        ],
+    }
+
+
+def _described(content: Content, record: Process, image: str) -> dict[str, Any]:
+    from livecr.image.elfcore import Core
+
+    with Core.open(os.path.join(image, f"{record.place.pid}.core")) as core:
         return {
-            "image": os.path.abspath(image),
-            "livecr": told.livecr,
-            "kernel": told.kernel,
-            "created": told.created,
-            "size_bytes": sum(file.size_bytes for file in told.files),
-            "process": _process(content, core, image),
-            "threads": _threads(content),
-            "memory": _memory(content, core),
-            "descriptors": descriptors(content, image),
-            "signals": _signals(content),
-            "timers": _timers(content),
+            **_process(record, core, image),
+            "threads": _threads(content, record),
+            "memory": _memory(record, core),
+            "descriptors": descriptors(content.table, record, image),
+            "signals": _signals(record),
+            "timers": _timers(record),
         }
 
 
-def _process(content: Content, core: Core, image: str) -> dict[str, Any]:
-    record = content.process
-    session = record.session
+def _process(record: Process, core: Core, image: str) -> dict[str, Any]:
+    place = record.place
     leader = at(record.threads, 0, image)
     own = at(record.credentials, leader.credentials, image)
     return {
-        "pid": session.pid,
-        "name": content.name,
+        "pid": place.pid,
+        "ppid": place.ppid,
+        "name": _name(leader.name),
         "command": _command_line(record.memory.layout, core),
         "executable": record.memory.exe.path,
-        "directory": session.cwd,
-        "pgid": session.pgid,
-        "sid": session.sid,
+        "directory": record.session.cwd,
+        "pgid": place.pgid,
+        "sid": place.sid,
         "uid": own.uids[0] if own.uids else None,
         "gid": own.gids[0] if own.gids else None,
-        "frozen_at_ns": content.frozen_at.realtime_ns,
     }
+
+
+def _name(text: str) -> str:
+    """A record holds a name's bytes, one a character."""
+    return text.encode("latin-1", "replace").decode("utf-8", "backslashreplace")
 
 
 def _command_line(layout: dict[str, int], core: Core) -> list[str] | None:
@@ -110,12 +127,12 @@ def _command_line(layout: dict[str, int], core: Core) -> list[str] | None:
     return None
 
 
-def _threads(content: Content) -> list[dict[str, Any]]:
+def _threads(content: Content, record: Process) -> list[dict[str, Any]]:
     from livecr.kernel.clock import clock_name
 
     waits = {waiting.tid: waiting.wait for waiting in content.waits}
     found = []
-    for thread in content.process.threads:
+    for thread in record.threads:
         wait = waits.get(thread.tid)
         shown = None
         if wait is not None:
@@ -129,9 +146,7 @@ def _threads(content: Content) -> list[dict[str, Any]]:
                 "uncertainty_ns": wait.uncertainty_ns,
                 "disagreement_ns": wait.disagreement_ns,
             }
-        # The record holds the name's bytes, one a character.
-        name = thread.name.encode("latin-1", "replace").decode("utf-8", "backslashreplace")
-        found.append({"tid": thread.tid, "name": name, "wait": shown})
+        found.append({"tid": thread.tid, "name": _name(thread.name), "wait": shown})
     return found
 
 
@@ -151,9 +166,9 @@ def _memory_kind(vma: Vma) -> str:
     return {"[heap]": "heap", "[stack]": "stack"}.get(vma.name, "anonymous")
 
 
-def _memory(content: Content, core: Core) -> dict[str, Any]:
+def _memory(record: Process, core: Core) -> dict[str, Any]:
     """Mapped and stored sizes by kind; stored is what the core file holds."""
-    memory = content.process.memory
+    memory = record.memory
     kinds = {kind: {"mappings": 0, "mapped_bytes": 0, "stored_bytes": 0} for kind in _MEMORY_KINDS}
     at = 0
     for vma in memory.vmas:
@@ -170,12 +185,14 @@ def _memory(content: Content, core: Core) -> dict[str, Any]:
         "stored_bytes": sum(sizes["stored_bytes"] for sizes in kinds.values()),
         "files": [file.path for file in memory.files],
         "guard_ranges": len(memory.guards),
+        "inherited_bytes": sum(
+            end - start for kept in record.inherited for start, end in (run[:2] for run in kept.runs)
+        ),
     }
 
 
-def _signals(content: Content) -> dict[str, list[str]]:
+def _signals(record: Process) -> dict[str, list[str]]:
     """By name; pending ones in the order of their queues, the process's own first."""
-    record = content.process
     queues = [record.pending, *(thread.pending for thread in record.threads)]
     return {
         "handled": [signal_name(a.signal) for a in record.actions if a.handler > _SIG_IGN],
@@ -184,11 +201,10 @@ def _signals(content: Content) -> dict[str, list[str]]:
     }
 
 
-def _timers(content: Content) -> list[dict[str, Any]]:
+def _timers(record: Process) -> list[dict[str, Any]]:
     """Interval timers and POSIX timers; remaining_ns 0: not set."""
     from livecr.kernel.clock import clock_name
 
-    record = content.process
     interval = [
         {
             "timer": _ITIMERS[timer.which] if 0 <= timer.which < len(_ITIMERS) else str(timer.which),
@@ -215,52 +231,77 @@ def _timers(content: Content) -> list[dict[str, Any]]:
 def _tables(told: dict[str, Any]) -> list[Table]:
     from livecr.cli.terminal import Table
 
+    tables = [Table(told["image"], (), _about(told))]
+    if len(told["processes"]) > 1 or told["zombies"]:
+        tables.append(Table("processes", (">pid", ">parent", ">threads", "command"), _family(told)))
+    for process in told["processes"]:
+        tables += _of_process(process)
+    return tables
+
+
+def _of_process(process: dict[str, Any]) -> list[Table]:
+    from livecr.cli.terminal import Table
+
     tables = [
-        Table(told["image"], (), _about(told)),
+        Table(f"process {process['pid']}", (), _about_process(process)),
         Table(
             "threads",
             (">task", "name", "waits in", ">time left", "known from", ">off by up to"),
-            _waits(told),
+            _waits(process),
         ),
-        Table("memory", ("kind", ">mappings", ">mapped", ">stored"), _sizes(told["memory"])),
+        Table("memory", ("kind", ">mappings", ">mapped", ">stored"), _sizes(process["memory"])),
         Table(
             "descriptors",
             (">fd", "kind", "access", ">offset", "what"),
             [
                 (d["fd"], d["kind"], d["access"], "" if d["offset"] is None else d["offset"], d["what"])
-                for d in told["descriptors"]
+                for d in process["descriptors"]
             ],
         ),
-        Table("signals", (), [(name, ", ".join(found) or "none") for name, found in told["signals"].items()]),
+        Table(
+            "signals", (), [(name, ", ".join(found) or "none") for name, found in process["signals"].items()]
+        ),
     ]
-    if told["timers"]:
+    if process["timers"]:
         tables.append(
-            Table("timers", ("timer", "clock", ">time left", ">interval"), _timer_rows(told["timers"]))
+            Table("timers", ("timer", "clock", ">time left", ">interval"), _timer_rows(process["timers"]))
         )
     return tables
+
+
+def _family(told: dict[str, Any]) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = [
+        (p["pid"], p["ppid"], len(p["threads"]), _quoted(p["command"]) if p["command"] else p["name"])
+        for p in told["processes"]
+    ]
+    return rows + [(z["pid"], z["ppid"], "", f"{z['name']} (it has ended)") for z in told["zombies"]]
 
 
 def _about(told: dict[str, Any]) -> list[tuple[str, object]]:
     from livecr.cli.terminal import size
 
-    process = told["process"]
-    seconds, ns = divmod(process["frozen_at_ns"], _NS)
+    seconds, ns = divmod(told["frozen_at_ns"], _NS)
     try:
         frozen = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds)) + f".{ns // 1_000_000:03d} UTC"
     except (OverflowError, OSError):
         frozen = f"{seconds} s after 1970"
+    return [
+        ("frozen at", frozen),
+        ("kernel", told["kernel"]),
+        ("livecr", told["livecr"]),
+        ("size", size(told["size_bytes"])),
+    ]
+
+
+def _about_process(process: dict[str, Any]) -> list[tuple[str, object]]:
     command = process["command"]
     return [
-        ("process", f"{process['pid']} ({process['name']})"),
+        ("name", process["name"]),
         ("command", "not in the image" if command is None else _quoted(command)),
         ("executable", process["executable"]),
         ("directory", process["directory"]),
         ("user, group", f"{process['uid']}, {process['gid']}"),
         ("session, group", f"{process['sid']}, {process['pgid']}"),
-        ("frozen at", frozen),
-        ("kernel", told["kernel"]),
-        ("livecr", told["livecr"]),
-        ("size", size(told["size_bytes"])),
     ]
 
 
@@ -270,11 +311,11 @@ def _quoted(words: list[str]) -> str:
     return join(words)
 
 
-def _waits(told: dict[str, Any]) -> list[tuple[object, ...]]:
+def _waits(process: dict[str, Any]) -> list[tuple[object, ...]]:
     from livecr.cli.terminal import duration
 
     rows: list[tuple[object, ...]] = []
-    for thread in told["threads"]:
+    for thread in process["threads"]:
         wait = thread["wait"]
         if wait is None:
             rows.append((thread["tid"], thread["name"], "no call: it ran", "", "", ""))

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, TypeVar
 
-    from livecr.content import Content
+    from livecr.kinds.descriptors import Table
+    from livecr.kinds.process import Process
     from livecr.kinds.sockets_inet import Address, InetSocket
     from livecr.kinds.sockets_unix import UnixSocket
     from livecr.kinds.timerfd import TimerFd
@@ -30,14 +31,13 @@ def at(rows: Sequence[T], index: int, image: str) -> T:
     return rows[index]
 
 
-def descriptors(content: Content, image: str) -> list[dict[str, Any]]:
-    table = content.process.descriptors
+def descriptors(table: Table, record: Process, image: str) -> list[dict[str, Any]]:
     held = {pipe.pipe: len(pipe.data) for pipe in table.pipes}
     locked: dict[int, set[str]] = {}
     for lock in table.locks:
         locked.setdefault(lock.description, set()).add(lock.kind)
     found = []
-    for descriptor in table.descriptors:
+    for descriptor in record.descriptors:
         description: Any = at(table.descriptions, descriptor.description, image)
         kind = type(description).__struct_config__.tag
         what = getattr(description, "path", "")

@@ -7,11 +7,11 @@ import os
 __all__ = ["others"]
 
 
-def others(pid: int, targets: set[str]) -> dict[str, tuple[int, str, int]]:
-    """By link target ("socket:[123]"): PID, name and descriptor of a holder other than ``pid`` and livecr."""
+def others(insiders: frozenset[int], targets: set[str]) -> dict[str, tuple[int, str, int]]:
+    """By link target ("socket:[123]"): PID, name and descriptor of a holder that is no insider."""
     found: dict[str, tuple[int, str, int]] = {}
     for name in os.listdir("/proc") if targets else ():
-        if not name.isdigit() or int(name) in (pid, os.getpid()):
+        if not name.isdigit() or int(name) in insiders or int(name) == os.getpid():
             continue
         try:
             for fd in os.listdir(f"/proc/{name}/fd"):

@@ -10,9 +10,23 @@ import os
 from livecr._native import lib
 from livecr.errors import Failed
 
-__all__ = ["Duplicate"]
+__all__ = ["Duplicate", "duplicate"]
 
 _NR_PIDFD_GETFD = 438
+_GONE = (-3, -9)  # ESRCH, EBADF
+
+
+def duplicate(pidfd: int, fd: int) -> int:
+    """A number of livecr's own for descriptor ``fd`` of the process of ``pidfd``.
+
+    Raises FileNotFoundError if the process or the descriptor is gone, Failed otherwise.
+    """
+    result: int = lib.lcr_syscall(_NR_PIDFD_GETFD, pidfd, fd, 0, 0, 0, 0)
+    if result in _GONE:
+        raise FileNotFoundError(fd)
+    if result < 0:
+        raise Failed(f"pidfd_getfd: {os.strerror(-result)}", where=f"descriptor {fd}")
+    return result
 
 
 class Duplicate:
@@ -27,13 +41,9 @@ class Duplicate:
         except ProcessLookupError:
             raise FileNotFoundError(pid) from None
         try:
-            self._fd = int(lib.lcr_syscall(_NR_PIDFD_GETFD, pidfd, fd, 0, 0, 0, 0))
+            self._fd = duplicate(pidfd, fd)
         finally:
             os.close(pidfd)
-        if self._fd in (-3, -9):  # ESRCH, EBADF
-            raise FileNotFoundError(fd)
-        if self._fd < 0:
-            raise Failed(f"pidfd_getfd: {os.strerror(-self._fd)}", where=f"process {pid}, descriptor {fd}")
 
     def __enter__(self) -> int:
         return self._fd

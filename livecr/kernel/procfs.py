@@ -12,6 +12,7 @@ __all__ = [
     "Mapping",
     "children",
     "descriptors",
+    "layout",
     "limits",
     "link",
     "mappings",
@@ -19,6 +20,7 @@ __all__ = [
     "posix_timers",
     "read",
     "stat",
+    "state",
     "status",
     "threads",
 ]
@@ -52,17 +54,32 @@ class Mapping:
 
 
 class Descriptor:
-    """One open descriptor as fdinfo shows it: ``pos`` and ``flags`` (O_*), other lines in ``lines``."""
+    """One open descriptor of process ``pid`` as fdinfo shows it.
 
-    __slots__ = ("fd", "flags", "lines", "mount", "pos", "target")
+    ``pos`` and ``flags`` (O_*) are of its description; other lines of fdinfo are in ``lines``.
+    """
 
-    def __init__(self, fd: int, target: str, pos: int, flags: int, mount: int, lines: list[str]) -> None:
+    __slots__ = ("fd", "flags", "lines", "mount", "pid", "pos", "target")
+
+    def __init__(
+        self, pid: int, fd: int, target: str, pos: int, flags: int, mount: int, lines: list[str]
+    ) -> None:
+        self.pid = pid
         self.fd = fd
         self.target = target  # what readlink says
         self.pos = pos
         self.flags = flags
         self.mount = mount
         self.lines = lines  # fdinfo, further lines
+
+    @property
+    def where(self) -> str:
+        """As errors name it."""
+        return f"process {self.pid}, descriptor {self.fd}"
+
+    def stat(self) -> os.stat_result:
+        """Of the file behind it. Raises OSError when it has just been closed."""
+        return os.stat(f"/proc/{self.pid}/fd/{self.fd}")
 
 
 _ENDED = (FileNotFoundError, ProcessLookupError)  # before the open, and between open and read
@@ -139,9 +156,24 @@ def status(pid: int, tid: int | None = None) -> dict[str, str]:
 
 def stat(pid: int) -> dict[str, int]:
     """The fields of /proc/PID/stat that hold the process's place and its memory layout."""
-    text = _text(pid, "stat")
-    words = text[text.rindex(")") + 2 :].split()  # words[0] is field 3
+    words = _stat_words(pid)
     return {name: int(words[number - 3]) for number, name in _STAT_FIELDS}
+
+
+def layout(pid: int) -> dict[str, int]:
+    """Those of them that tell the memory layout."""
+    words = _stat_words(pid)
+    return {name: int(words[number - 3]) for number, name in _STAT_FIELDS if number in _LAYOUT_FIELDS}
+
+
+def state(pid: int) -> str:
+    """R, S, D, T, t, Z, X …: of its leader (proc_pid_stat(5))."""
+    return _stat_words(pid)[0]
+
+
+def _stat_words(pid: int) -> list[str]:
+    text = _text(pid, "stat")
+    return text[text.rindex(")") + 2 :].split()  # words[0] is field 3
 
 
 # Number of the field in /proc/PID/stat, and its name in proc_pid_stat(5).
@@ -149,6 +181,8 @@ _STAT_FIELDS = (
     (4, "ppid"),
     (5, "pgrp"),
     (6, "session"),
+    (38, "exit_signal"),
+    (52, "exit_code"),
     (26, "startcode"),
     (27, "endcode"),
     (28, "startstack"),
@@ -160,6 +194,7 @@ _STAT_FIELDS = (
     (50, "env_start"),
     (51, "env_end"),
 )
+_LAYOUT_FIELDS = frozenset(range(26, 29)) | frozenset(range(45, 52))
 
 
 def descriptors(pid: int) -> list[Descriptor]:
@@ -182,7 +217,7 @@ def descriptors(pid: int) -> list[Descriptor]:
                 mount = int(value)
             else:
                 rest.append(line)
-        found.append(Descriptor(fd, target, pos, flags, mount, rest))
+        found.append(Descriptor(pid, fd, target, pos, flags, mount, rest))
     return found
 
 

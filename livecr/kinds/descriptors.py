@@ -1,13 +1,15 @@
-"""The descriptor table, and the registry of the kinds of open file description that it can point to.
+"""Descriptor tables, and the registry of the kinds of open file description that they can point to.
 
-A description is what open(2) makes and dup(2) shares; two descriptors that share one do so after a restore.
-Relies on /proc/PID/fd, fdinfo, and kcmp(2) with KCMP_FILE. A new kind is a new file here and a line in KINDS.
+A description is what open(2) makes and dup(2) and fork(2) share; descriptors that share one do so after a
+restore, in whatever processes of the tree they are. Relies on /proc/PID/fd, fdinfo, and kcmp(2) with
+KCMP_FILE. A new kind is a new file here and a line in KINDS.
 """
 
 from __future__ import annotations
 
 import os
 import stat as st
+from contextlib import suppress
 
 from livecr._native import lib
 from livecr.errors import Failed, Obstacle, Refused
@@ -83,7 +85,7 @@ KINDS: tuple[tuple[Callable[[int], bool], str, ModuleType], ...] = (
 
 
 class Descriptor(Record):
-    """One entry of the table: ``description`` is an index."""
+    """One entry of a process's table: ``description`` is an index into the tree's."""
 
     fd: int
     description: int
@@ -91,34 +93,42 @@ class Descriptor(Record):
 
 
 class Table(Record):
-    """All descriptors of a process, the descriptions behind them, and what is in its pipes."""
+    """All descriptions that a tree has open, what is in its pipes, and its locks."""
 
-    descriptors: list[Descriptor]
     descriptions: list[Description]
     pipes: list[pipes.Contents]
     locks: list[locks.Lock]
 
 
 class Descriptors:
-    """The open descriptors of a process as they are now, each with its stat."""
+    """The open descriptors of some processes as they are now, each with its stat."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.open = procfs.descriptors(pid)
-        self.stats = {d.fd: os.stat(f"/proc/{pid}/fd/{d.fd}") for d in self.open}
+    def __init__(self, pids: list[int]) -> None:
+        self.insiders = frozenset(pids)
+        self.open: list[procfs.Descriptor] = []
+        self.stats: dict[procfs.Descriptor, os.stat_result] = {}
+        for pid in pids:
+            for d in procfs.descriptors(pid):
+                with suppress(FileNotFoundError):  # of a running process: it has just been closed
+                    self.stats[d] = d.stat()
+                    self.open.append(d)
 
     def kind(self, d: procfs.Descriptor) -> ModuleType | None:
         """The module that saves this one, or None."""
-        mode = self.stats[d.fd].st_mode
+        mode = self.stats[d].st_mode
         name = f"socket:{self.protocol(d)}" if st.S_ISSOCK(mode) else d.target
         for is_type, prefix, module in KINDS:
             if is_type(mode) and name.startswith(prefix):
                 return module
         return None
 
+    def of(self, module: ModuleType) -> list[procfs.Descriptor]:
+        """Those of one kind."""
+        return [d for d in self.open if self.kind(d) is module]
+
     def protocol(self, d: procfs.Descriptor) -> str:
         """What the kernel calls a socket's protocol: TCP, UDPv6, UNIX, UNIX-STREAM … (net/socket.c)."""
-        name = os.getxattr(f"/proc/{self.pid}/fd/{d.fd}", "system.sockprotoname")
+        name = os.getxattr(f"/proc/{d.pid}/fd/{d.fd}", "system.sockprotoname")
         return name.rstrip(b"\0").decode("ascii", "replace")
 
 
@@ -138,103 +148,100 @@ def _name(d: procfs.Descriptor) -> str:
     return d.target
 
 
-def obstacles(pid: int) -> list[Obstacle]:
-    """Every descriptor that cannot be saved, by name."""
-    table = Descriptors(pid)
+def obstacles(pids: list[int]) -> list[Obstacle]:
+    """Every descriptor of the tree ``pids`` that cannot be saved, by name."""
+    return _obstacles(Descriptors(pids))
+
+
+def _obstacles(table: Descriptors) -> list[Obstacle]:
     found = []
     for d in table.open:
-        task = f"process {pid}, descriptor {d.fd}"
         module = table.kind(d)
         if module is None:
-            found.append(
-                Obstacle(
-                    task, f"{_name(d)} cannot be saved", "this version of livecr does not know this kind"
-                )
-            )
+            way_out = "this version of livecr does not know this kind"
+            found.append(Obstacle(d.where, f"{_name(d)} cannot be saved", way_out))
             continue
         lock = locks.obstacle(d)
         if lock:
-            found.append(Obstacle(task, lock[0], lock[1]))
+            found.append(Obstacle(d.where, lock[0], lock[1]))
         if d.flags & O_ASYNC:
-            found.append(
-                Obstacle(task, f"{d.target} sends signals (O_ASYNC)", "this version cannot restore that")
-            )
-        what = module.obstacle(d, table.stats[d.fd])
-        if what:
-            found.append(Obstacle(task, what[0], what[1]))
-    found += inotify.pending(pid, table.open)
-    unix = [d for d in table.open if table.kind(d) is sockets_unix]
-    found += sockets_unix.obstacles(pid, unix, table.stats)
-    found += memfd.outsiders(pid, [d for d in table.open if table.kind(d) is memfd], table.stats)
-    inet = [d for d in table.open if table.kind(d) is sockets_inet]
-    found += sockets_inet.obstacles(pid, inet, table.protocol)
-    return found + epoll.strangers(pid, table.open) + pipes.outsiders(pid, table.open, table.stats)
+            what = f"{d.target} sends signals (O_ASYNC)"
+            found.append(Obstacle(d.where, what, "this version cannot restore that"))
+        stands = module.obstacle(d, table.stats[d])
+        if stands:
+            found.append(Obstacle(d.where, stands[0], stands[1]))
+    found += inotify.pending(table.open)
+    found += sockets_unix.obstacles(table.of(sockets_unix), table.stats, table.insiders)
+    found += memfd.outsiders(table.of(memfd), table.stats, table.insiders)
+    found += sockets_inet.obstacles(table.of(sockets_inet), table.protocol, table.insiders)
+    return found + epoll.strangers(table.of(epoll)) + pipes.outsiders(table.open, table.stats, table.insiders)
 
 
 # -- saving ------------------------------------------------------------------------------------------------
 
 
-def save(pid: int, image: NewImage, duplicate: Callable[[int], int]) -> Table:
-    """Of a frozen process. ``duplicate``: a copy in livecr of one of its descriptors (pidfd_getfd).
+def save(
+    pids: list[int], image: NewImage, duplicate: Callable[[procfs.Descriptor], int]
+) -> tuple[dict[int, list[Descriptor]], Table]:
+    """Of a frozen tree: each process's table, and what they share.
 
-    Raises Refused for any that cannot be saved.
+    ``duplicate``: a copy in livecr of one of the descriptors. Raises Refused for any that cannot be saved.
     """
-    in_the_way = obstacles(pid)
+    table = Descriptors(pids)
+    in_the_way = _obstacles(table)
     if in_the_way:
         raise Refused.because(in_the_way)
-    table = Descriptors(pid)
+    known = _Known()
+    own: dict[int, list[Descriptor]] = {pid: [] for pid in pids}
     descriptions: list[Any] = []
-    first_fd: list[int] = []
-    alike: dict[tuple[int, int, int, int], list[int]] = {}
-    descriptors = []
     held: list[locks.Lock] = []
     keeper = files.Keeper(image)
-    sockets = sockets_unix.Saver(pid, duplicate)
+    sockets = sockets_unix.Saver(duplicate)
+    epolls = table.of(epoll)
     for d in table.open:
-        stat = table.stats[d.fd]
-        candidates = alike.setdefault((stat.st_dev, stat.st_ino, d.pos, d.flags & ~O_CLOEXEC), [])
-        place, known = _find(pid, candidates, first_fd, d.fd)
-        if known:
-            index = candidates[place]
-        else:
+        index, is_new = known.index(d, table.stats[d])
+        if is_new:
             module = table.kind(d)
             assert module is not None
-            index = len(descriptions)
             if module is sockets_unix:
-                descriptions.append(sockets.save(d, stat))
+                descriptions.append(sockets.save(d, table.stats[d]))
+            elif module is epoll:
+                descriptions.append(epoll.save_watched(d, epolls))
             else:
-                descriptions.append(module.save(pid, d, stat, keeper))
-            first_fd.append(d.fd)
-            candidates.insert(place, index)
-            held += locks.save(d, index)
-        descriptors.append(Descriptor(fd=d.fd, description=index, close_on_exec=bool(d.flags & O_CLOEXEC)))
-    return Table(
-        descriptors=descriptors,
-        descriptions=descriptions,
-        pipes=pipes.save_contents(pid, table.open, table.stats, duplicate),
-        locks=held,
-    )
+                descriptions.append(module.save(d.pid, d, table.stats[d], keeper))
+        held += (lock for lock in locks.save(d, index) if is_new or (lock.pid and lock not in held))
+        own[d.pid].append(Descriptor(fd=d.fd, description=index, close_on_exec=bool(d.flags & O_CLOEXEC)))
+    contents = pipes.save_contents(table.open, table.stats, duplicate)
+    return own, Table(descriptions=descriptions, pipes=contents, locks=held)
 
 
-def _find(pid: int, ascending: list[int], first_fd: list[int], fd: int) -> tuple[int, bool]:
-    """Where ``fd`` belongs among descriptions in the kernel's order, and whether the one there is its own.
+class _Known:
+    """The descriptions seen so far, in the order that kcmp tells, so that thousands are sorted quickly."""
 
-    kcmp tells which of two comes first, so that thousands of descriptors are sorted without comparing all.
-    """
-    low, high = 0, len(ascending)
-    while low < high:
-        middle = (low + high) // 2
-        result = lib.lcr_syscall(NR_KCMP, pid, pid, KCMP_FILE, first_fd[ascending[middle]], fd, 0)
-        if result == KCMP_EQUAL:
-            return middle, True
-        if result == KCMP_LESS:
-            low = middle + 1
-        elif result == KCMP_GREATER:
-            high = middle
-        else:
-            error = os.strerror(-result) if result < 0 else "it tells no order"
-            raise Failed(f"kcmp: {error}", where=f"process {pid}")
-    return low, False
+    def __init__(self) -> None:
+        self._first: list[procfs.Descriptor] = []  # by index
+        self._alike: dict[tuple[int, int, int, int], list[int]] = {}
+
+    def index(self, d: procfs.Descriptor, stat: os.stat_result) -> tuple[int, bool]:
+        """The index of the description of ``d``, and whether it is a new one."""
+        ascending = self._alike.setdefault((stat.st_dev, stat.st_ino, d.pos, d.flags & ~O_CLOEXEC), [])
+        low, high = 0, len(ascending)
+        while low < high:
+            middle = (low + high) // 2
+            other = self._first[ascending[middle]]
+            result = lib.lcr_syscall(NR_KCMP, other.pid, d.pid, KCMP_FILE, other.fd, d.fd, 0)
+            if result == KCMP_EQUAL:
+                return ascending[middle], False
+            if result == KCMP_LESS:
+                low = middle + 1
+            elif result == KCMP_GREATER:
+                high = middle
+            else:
+                error = os.strerror(-result) if result < 0 else "it tells no order"
+                raise Failed(f"kcmp: {error}", where=f"process {d.pid}")
+        self._first.append(d)
+        ascending.insert(low, len(self._first) - 1)
+        return len(self._first) - 1, True
 
 
 # -- loading -----------------------------------------------------------------------------------------------
@@ -291,21 +298,41 @@ class Opened:
                 os.close(fd)
         self.fds = []
 
-    def finish(self, seed: Seed) -> None:
-        """Make what only the process itself can make. It has no descriptor open before or after."""
+    def finish(self, seeds: dict[int, Seed]) -> None:
+        """Make what only the processes themselves can make. They have no descriptor open before or after."""
         places = [i for i, fd in enumerate(self.fds) if fd == _LATER]
         if places:
             from livecr.kinds import sockets_unix_made
 
-            made = sockets_unix_made.make([self._table.descriptions[i] for i in places], seed)  # type: ignore[misc]
+            made = sockets_unix_made.make([self._table.descriptions[i] for i in places], seeds)  # type: ignore[misc]
             for i, fd in zip(places, made, strict=True):
                 self.fds[i] = fd
 
 
-def load(table: Table, opened: Opened, seed: Seed) -> None:
-    """Put every description under its numbers. The seed has no descriptor open when this begins."""
-    opened.finish(seed)
-    wanted = {d.fd for d in table.descriptors}
+def load(table: Table, own: dict[int, list[Descriptor]], opened: Opened, seeds: dict[int, Seed]) -> None:
+    """Put every description under its numbers. No seed has a descriptor open when this begins.
+
+    ``own``: by PID in the image, as are ``seeds``, the descriptors of each process that has its own table.
+    """
+    opened.finish(seeds)
+    for pid, descriptors in own.items():
+        _place(descriptors, opened, seeds[pid])
+    places = {(pid, d.description): d.fd for pid, descriptors in own.items() for d in descriptors}
+    for index, description in enumerate(table.descriptions):
+        if isinstance(description, epoll.Epoll):
+            epoll.add_items(description, places[description.pid, index], seeds[description.pid])
+    for lock in table.locks:
+        if lock.kind == "posix":
+            fd = places[lock.pid, lock.description]
+            locks.load_of_process(lock, fd, opened.fds[lock.description], seeds[lock.pid])
+    for description, fd in zip(table.descriptions, opened.fds, strict=True):
+        if isinstance(description, inotify.Inotify):
+            inotify.drain(fd)
+
+
+def _place(descriptors: list[Descriptor], opened: Opened, seed: Seed) -> None:
+    """Fill the table of one process."""
+    wanted = {d.fd for d in descriptors}
     spare = next(number for number in range(len(wanted) + 1) if number not in wanted)
     asking = Program()
     asking.add("pidfd_open", os.getpid(), 0)
@@ -315,7 +342,7 @@ def load(table: Table, opened: Opened, seed: Seed) -> None:
         moving.add("dup3", ours, spare, O_CLOEXEC)
         moving.add("close", ours)
         seed.run(moving)
-    for d in table.descriptors:
+    for d in descriptors:
         fetching = Program()
         fetching.add("pidfd_getfd", spare, opened.fds[d.description], 0)
         (got,) = seed.run(fetching)
@@ -329,15 +356,6 @@ def load(table: Table, opened: Opened, seed: Seed) -> None:
     closing = Program()
     closing.add("close", spare)
     seed.run(closing)
-    places = {d.description: d.fd for d in table.descriptors}
-    for index, description in enumerate(table.descriptions):
-        if isinstance(description, epoll.Epoll):
-            epoll.add_items(description, places[index], seed)
-    owned = [(lock, places[lock.description]) for lock in table.locks if lock.kind == "posix"]
-    locks.load_of_process(owned, opened.fds, seed)
-    for description, fd in zip(table.descriptions, opened.fds, strict=True):
-        if isinstance(description, inotify.Inotify):
-            inotify.drain(fd)
 
 
 def arm_timers(table: Table, opened: Opened, now: ProgramTime) -> None:

@@ -17,18 +17,16 @@ from livecr.target.program import Program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from livecr.kinds.files import Keeper
     from livecr.target.spawn import Seed
 
-__all__ = ["Epoll", "Item", "add_items", "load", "obstacle", "save", "strangers"]
+__all__ = ["Epoll", "Item", "add_items", "load", "obstacle", "save_watched", "strangers"]
 
 NR_EPOLL_CREATE1, NR_KCMP = 291, 312
-KCMP_EPOLL_TFD = 7
+KCMP_FILE, KCMP_EPOLL_TFD = 0, 7
 EPOLL_CTL_ADD, EPOLL_CTL_MOD = 1, 3
 EPOLLIN, EPOLLPRI, EPOLLOUT, EPOLLRDHUP = 1, 2, 4, 0x2000
 # EPOLLEXCLUSIVE, EPOLLWAKEUP, EPOLLONESHOT, EPOLLET: how to tell, not what (fs/eventpoll.c, EP_PRIVATE_BITS).
 _HOW = 1 << 28 | 1 << 29 | 1 << 30 | 1 << 31
-_LINK = "anon_inode:[eventpoll]"
 _ITEMS_AT_ONCE = 1000
 _EVENT_BYTES = 12  # struct epoll_event, packed on x86-64
 
@@ -42,8 +40,9 @@ class Item(Record):
 
 
 class Epoll(Record, tag="epoll"):
-    """``flags``: O_NONBLOCK or 0."""
+    """``pid``: a process in which the numbers are right; ``flags``: O_NONBLOCK or 0."""
 
+    pid: int
     flags: int
     items: list[Item]
 
@@ -53,21 +52,36 @@ def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | No
     return None
 
 
-def strangers(pid: int, descriptors: list[procfs.Descriptor]) -> list[Obstacle]:
-    """Items whose number now stands for nothing or for another file: that file cannot be found any more."""
-    return [
-        Obstacle(
-            f"process {pid}, descriptor {d.fd}",
-            f"the epoll instance watches a file that was descriptor {fd} and is not any more",
-            "let the program remove a descriptor from the epoll instance before it closes it",
-        )
-        for d in descriptors
-        if d.target == _LINK
-        for fd in _strange(pid, d)
-    ]
+def strangers(instances: list[procfs.Descriptor]) -> list[Obstacle]:
+    """Items whose number now stands for nothing or for another file: that file cannot be found any more.
+
+    ``instances``: every descriptor of an epoll instance in the tree.
+    """
+    found = []
+    for d in instances:
+        numbers = _strange(d)
+        if numbers and _knows_all(d, instances) is None:
+            found += [
+                Obstacle(
+                    d.where,
+                    f"the epoll instance watches a file that was descriptor {fd} and is not any more",
+                    "let the program remove a descriptor from the epoll instance before it closes it",
+                )
+                for fd in numbers
+            ]
+    return found
 
 
-def _strange(pid: int, d: procfs.Descriptor) -> list[int]:
+def _knows_all(d: procfs.Descriptor, instances: list[procfs.Descriptor]) -> procfs.Descriptor | None:
+    """A descriptor of the same instance in a process in which every number still stands for its file."""
+    for other in instances:
+        is_same = lib.lcr_syscall(NR_KCMP, d.pid, other.pid, KCMP_FILE, d.fd, other.fd, 0) == 0
+        if is_same and not _strange(other):
+            return other
+    return None
+
+
+def _strange(d: procfs.Descriptor) -> list[int]:
     seen: dict[int, int] = {}
     found = []
     for item in _items(d.lines):
@@ -75,11 +89,11 @@ def _strange(pid: int, d: procfs.Descriptor) -> list[int]:
         seen[item.fd] = nth + 1
         slot = ffi.new("uint32_t[3]", [d.fd, item.fd, nth])  # struct kcmp_epoll_slot
         at = int(ffi.cast("uintptr_t", slot))
-        if lib.lcr_syscall(NR_KCMP, pid, pid, KCMP_EPOLL_TFD, item.fd, at, 0) != 0:
+        if lib.lcr_syscall(NR_KCMP, d.pid, d.pid, KCMP_EPOLL_TFD, item.fd, at, 0) != 0:
             found.append(item.fd)
     if found:
         # Of a program that runs: is it still so, or was the item removed meanwhile?
-        watched = [i.fd for now in procfs.descriptors(pid) if now.fd == d.fd for i in _items(now.lines)]
+        watched = [i.fd for now in procfs.descriptors(d.pid) if now.fd == d.fd for i in _items(now.lines)]
         found = [fd for fd in found if fd in watched]
     return found
 
@@ -94,9 +108,10 @@ def _items(lines: list[str]) -> list[Item]:
     return found
 
 
-def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -> Epoll:
-    """Nothing is consumed."""
-    return Epoll(flags=d.flags & os.O_NONBLOCK, items=_items(d.lines))
+def save_watched(d: procfs.Descriptor, instances: list[procfs.Descriptor]) -> Epoll:
+    """Nothing is consumed. ``instances``: every descriptor of an epoll instance in the tree."""
+    where = _knows_all(d, instances) or d
+    return Epoll(pid=where.pid, flags=d.flags & os.O_NONBLOCK, items=_items(d.lines))
 
 
 # -- loading -----------------------------------------------------------------------------------------------

@@ -91,17 +91,17 @@ def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | No
     return None
 
 
-def pending(pid: int, descriptors: list[procfs.Descriptor]) -> list[Obstacle]:
+def pending(descriptors: list[procfs.Descriptor]) -> list[Obstacle]:
     """Instances with events that the program has not read: reading is the only way to know them."""
     found = []
     for d in descriptors:
         if d.target.startswith("anon_inode:inotify"):
-            with Duplicate(pid, d.fd) as ours:
+            with Duplicate(d.pid, d.fd) as ours:
                 unread = _unread_bytes(ours)
             if unread:
                 found.append(
                     Obstacle(
-                        f"process {pid}, descriptor {d.fd}",
+                        d.where,
                         f"an inotify instance has {unread} bytes of events that are not read yet",
                         "try again when the program has read them; write the image where it does not watch",
                     )

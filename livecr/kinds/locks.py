@@ -26,8 +26,11 @@ _BUSY = (-11, -13)  # EAGAIN, EACCES: fcntl(2) allows both
 
 
 class Lock(Record):
-    """``description``: its index. ``kind``: posix, ofd, flock. ``length_bytes`` 0: to the end of the file."""
+    """``pid``: the process that holds a posix lock, 0 of others. ``description``: its index.
 
+    ``kind``: posix, ofd, flock. ``length_bytes`` 0: to the end of the file."""
+
+    pid: int
     description: int
     kind: str
     write: bool
@@ -50,12 +53,13 @@ def obstacle(d: procfs.Descriptor) -> tuple[str, str] | None:
 
 
 def save(d: procfs.Descriptor, description: int) -> list[Lock]:
-    """The locks that were made through one description."""
+    """The locks that were made through one description, and of POSIX locks those of this process."""
     found = []
     for words in _lines(d):
         start, end = int(words[6]), words[7]
         found.append(
             Lock(
+                pid=d.pid if words[1] == "POSIX" else 0,
                 description=description,
                 kind=_KINDS[words[1]],
                 write=words[3] == "WRITE",
@@ -102,23 +106,22 @@ def load_of_description(lock: Lock, fd: int) -> None:
         ) from None
 
 
-def load_of_process(wanted: list[tuple[Lock, int]], fds: list[int], seed: Seed) -> None:
-    """Take the POSIX locks, in the process itself: each with a descriptor that it has for the file.
+def load_of_process(lock: Lock, fd: int, ours: int, seed: Seed) -> None:
+    """Take a POSIX lock, in the process itself, with a descriptor ``fd`` that it has; ``ours`` is livecr's.
 
     Last of all that is done with descriptors: closing any descriptor of a file gives all its locks up.
     """
-    for lock, fd in wanted:
-        program = Program()
-        program.add("fcntl", fd, F_SETLK, seed.put(_flock_structure(lock)), must=False)
-        (result,) = seed.run(program)
-        if result in _BUSY:
-            raise _held(lock, fds[lock.description])
-        if result < 0:
-            raise Refused(
-                f"its posix lock cannot be taken again: {os.strerror(-result)}",
-                where=os.readlink(f"/proc/self/fd/{fds[lock.description]}"),
-                way_out="put back the file as it was at the checkpoint",
-            )
+    program = Program()
+    program.add("fcntl", fd, F_SETLK, seed.put(_flock_structure(lock)), must=False)
+    (result,) = seed.run(program)
+    if result in _BUSY:
+        raise _held(lock, ours)
+    if result < 0:
+        raise Refused(
+            f"its posix lock cannot be taken again: {os.strerror(-result)}",
+            where=os.readlink(f"/proc/self/fd/{ours}"),
+            way_out="put back the file as it was at the checkpoint",
+        )
 
 
 def _held(lock: Lock, fd: int) -> Refused:

@@ -52,14 +52,16 @@ def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | No
 
 
 def outsiders(
-    pid: int, descriptors: list[procfs.Descriptor], stats: dict[int, os.stat_result]
+    descriptors: list[procfs.Descriptor],
+    stats: dict[procfs.Descriptor, os.stat_result],
+    insiders: frozenset[int],
 ) -> list[Obstacle]:
-    """Those of ``descriptors``, the memfds of the process, that another process has open too."""
-    ours = {(stats[d.fd].st_dev, stats[d.fd].st_ino): d for d in descriptors}
+    """Those of ``descriptors``, all memfds of the tree, that another process has open too."""
+    ours = {(stats[d].st_dev, stats[d].st_ino): d for d in descriptors}
     links = {d.target for d in ours.values()}
     found: dict[tuple[int, int], Obstacle] = {}
     for name in os.listdir("/proc") if ours else []:
-        if not name.isdigit() or int(name) in (pid, os.getpid()):
+        if not name.isdigit() or int(name) in insiders or int(name) == os.getpid():
             continue
         try:
             for fd in os.listdir(f"/proc/{name}/fd"):
@@ -72,7 +74,7 @@ def outsiders(
                     found.setdefault(
                         (stat.st_dev, stat.st_ino),
                         Obstacle(
-                            f"process {pid}, descriptor {d.fd}",
+                            d.where,
                             f"{d.target} is shared with process {name} (descriptor {fd})",
                             "let that process close it",
                         ),

@@ -12,7 +12,7 @@ import os
 from livecr.errors import Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import procfs, vdso
-from livecr.kinds import mapped_files
+from livecr.kinds import inherited, layout, mapped_files
 from livecr.kinds.mapped_files import MappedFile, difference, identify, identify_path
 from livecr.target.program import Program
 
@@ -45,7 +45,6 @@ PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_DROPPABLE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x08, 0x10, 0x20
 MAP_GROWSDOWN, MAP_NORESERVE = 0x0100, 0x4000
 MLOCK_ONFAULT = 1
-PR_SET_MM, PR_SET_MM_MAP = 35, 14
 PR_SET_VMA, PR_SET_VMA_ANON_NAME = 0x53564D41, 0
 ARCH_MAP_VDSO_64 = 0x2003
 
@@ -209,20 +208,10 @@ def save(
         vmas=vmas,
         files=files,
         guards=[GuardRange(start=start, end=end) for start, end in guards],
-        layout=_layout(pid, borrowed),
+        layout=layout.save(pid, borrowed),
         exe=identify_path(procfs.link(pid, "exe")),
         vdso_xxh3=vdso.digest() if any(v.name == vdso.NAME for v in vmas) else "",
     )
-
-
-def _layout(pid: int, borrowed: Borrowed) -> dict[str, int]:
-    asking = Program()
-    asking.add("brk", 0)
-    (brk,) = borrowed.run(asking)
-    told = procfs.stat(pid)
-    names = {"startcode": "start_code", "endcode": "end_code", "startstack": "start_stack"}
-    layout = {names.get(name, name): told[name] for name in told if name not in ("ppid", "pgrp", "session")}
-    return layout | {"brk": brk}
 
 
 def look_ahead(mappings: list[procfs.Mapping]) -> None:
@@ -254,14 +243,14 @@ def check(memory: Memory) -> None:
 # -- loading -----------------------------------------------------------------------------------------------
 
 
-def shared_objects(memory: Memory) -> dict[int, int]:
+def shared_objects(memories: list[Memory]) -> dict[int, int]:
     """Make each piece of shared anonymous memory anew: its old inode number to a descriptor of ours."""
     from mmap import MAP_ANONYMOUS as anonymous
     from mmap import MAP_SHARED as shared
     from mmap import mmap
 
     sizes: dict[int, int] = {}
-    for vma in memory.vmas:
+    for vma in (vma for memory in memories for vma in memory.vmas):
         if vma.kind == "shared":
             sizes[vma.file] = max(sizes.get(vma.file, 0), vma.offset + vma.end - vma.start)
     made = {}
@@ -279,34 +268,43 @@ def shared_objects(memory: Memory) -> dict[int, int]:
     return made
 
 
-def load(memory: Memory, seed: Seed, shared: dict[int, int], holding: set[int]) -> None:
+def load(
+    memory: Memory,
+    seed: Seed,
+    shared: dict[int, int],
+    holding: set[int],
+    kept: list[inherited.Inherited],
+    parents: Memory | None,
+) -> None:
     """Make every mapping in the seed, still writable; the pages come next, then finish().
 
-    ``holding``: the start addresses of the VMAs into which pages will be loaded.
+    ``holding``: the start addresses of the VMAs into which pages will be loaded. ``kept``: what stays as the
+    parent had it. ``parents``: the memory that the seed was born with.
     """
+    staying = inherited.keep(kept, memory, parents, seed)
     program = Program()
     kernel = [vma for vma in memory.vmas if vma.kind == "kernel"]
-    if kernel:
+    if kernel and (kernel[0].start, kernel[0].end) not in staying:
         program.add("arch_prctl", ARCH_MAP_VDSO_64, kernel[0].start)
     opened: dict[tuple[int, bool], int] = {}
+    made = [vma for vma in memory.vmas if vma.kind != "kernel" and (vma.start, vma.end) not in staying]
     try:
-        ours = {vma.start: _backing(vma, memory, shared, opened) for vma in memory.vmas}
+        ours = {vma.start: _backing(vma, memory, shared, opened) for vma in made}
         theirs = seed.fetch([fd for fd in dict.fromkeys(ours.values()) if fd >= 0])
         for vma in memory.vmas:
-            if vma.kind != "kernel":
+            protection = _first_protection(vma, vma.start in holding)
+            if vma.start in ours:
                 fd = theirs.get(ours[vma.start], -1)
-                args = (
-                    _first_protection(vma, vma.start in holding),
-                    _mmap_flags(vma),
-                    fd,
-                    max(vma.offset, 0),
-                )
+                args = (protection, _mmap_flags(vma), fd, max(vma.offset, 0))
                 program.add("mmap", vma.start, vma.end - vma.start, *args)
+            elif vma.kind != "kernel":
+                program.add("mprotect", vma.start, vma.end - vma.start, protection)
         seed.run(program)
     finally:
         for fd in opened.values():
             os.close(fd)
     seed.drop_fetched()  # known by numbers of ours, which will now be used for other files
+    inherited.drop_the_rest(kept, seed)
 
 
 def _mmap_flags(vma: Vma) -> int:
@@ -370,7 +368,7 @@ def finish(memory: Memory, seed: Seed, auxv: bytes, holding: set[int]) -> None:
         program.add("madvise", guard.start, guard.end - guard.start, _MADV_GUARD_INSTALL)
     seed.run(program)
     _set_names(memory, seed)
-    _set_layout(memory, seed, auxv)
+    layout.load(memory.layout, memory.exe.path, auxv, seed)
 
 
 def _set_names(memory: Memory, seed: Seed) -> None:
@@ -382,27 +380,6 @@ def _set_names(memory: Memory, seed: Seed) -> None:
                 "prctl", PR_SET_VMA, PR_SET_VMA_ANON_NAME, vma.start, vma.end - vma.start, address, must=False
             )
             seed.run(program)
-
-
-# struct prctl_mm_map of <linux/prctl.h>, 8 bytes each; then auxv, auxv_size (4), exe_fd (4).
-_MM_MAP = (
-    *("start_code", "end_code", "start_data", "end_data", "start_brk", "brk", "start_stack"),
-    *("arg_start", "arg_end", "env_start", "env_end"),
-)
-
-
-def _set_layout(memory: Memory, seed: Seed, auxv: bytes) -> None:
-    exe = os.open(memory.exe.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        theirs = seed.fetch([exe])[exe]
-    finally:
-        os.close(exe)
-    fields = b"".join(memory.layout[name].to_bytes(8, "little") for name in _MM_MAP)
-    auxv_at = seed.put(auxv)
-    fields += auxv_at.to_bytes(8, "little") + len(auxv).to_bytes(4, "little") + theirs.to_bytes(4, "little")
-    program = Program()
-    program.add("prctl", PR_SET_MM, PR_SET_MM_MAP, seed.put(fields), len(fields), 0)
-    seed.run(program)
 
 
 def syscall_instruction(memory: Memory, task: Tracee) -> int:

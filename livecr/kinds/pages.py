@@ -62,17 +62,28 @@ class Runs:
 
     def _room(self, wanted: int) -> None:
         if len(self.native) - self.count < wanted:
-            larger = ffi.new("struct lcr_run[]", 4 * len(self.native))
+            larger = ffi.new("struct lcr_run[]", max(4 * len(self.native), self.count + wanted))
             ffi.memmove(larger, self.native, self.count * ffi.sizeof("struct lcr_run"))
             self.native = larger
 
-    def pairs(self) -> list[tuple[int, int]]:
-        """As (start, end)."""
-        return [(self.native[i].start, self.native[i].end) for i in range(self.count)]
+    def without(self, others: Runs) -> Runs:
+        """What is left when the pages of ``others`` are taken out."""
+        left = Runs()
+        left._room(self.count + others.count)
+        left.count = lib.lcr_without(self.native, self.count, others.native, others.count, left.native)
+        return left
+
+    def pairs(self, first: int = 0) -> list[tuple[int, int]]:
+        """As (start, end), from the run ``first`` on."""
+        return [(self.native[i].start, self.native[i].end) for i in range(first, self.count)]
 
 
-def stored(pid: int, mappings: list[Mapping]) -> Runs:
-    """Which pages of a frozen process have to travel."""
+def stored(pid: int, mappings: list[Mapping], shared_stored: dict[int, list[tuple[int, int]]]) -> Runs:
+    """Which pages of a frozen process have to travel.
+
+    ``shared_stored``: by inode, the ranges of shared anonymous memory that another process of the tree has
+    stored already; those stored now are added.
+    """
     runs = Runs()
     pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -84,8 +95,12 @@ def stored(pid: int, mappings: list[Mapping]) -> Runs:
                 how = lib.lcr_scan_private if m.path.startswith("/") else lib.lcr_scan_anonymous
                 runs.scan(how, pagemap, m.start, m.end)
             elif m.path == "/dev/zero (deleted)":
-                for start, end in _shared_extents(pid, m):
-                    runs.add(start, end)
+                before = shared_stored.setdefault(m.inode, [])
+                part = (m.offset, m.offset + m.end - m.start)
+                if not any(start <= part[0] and part[1] <= end for start, end in before):
+                    before.append(part)
+                    for start, end in _shared_extents(pid, m):
+                        runs.add(start, end)
     finally:
         os.close(pagemap)
     return runs

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat as st
 
 from livecr._native import lib
 from livecr.errors import Failed, Obstacle
 from livecr.image.record import Record
+from livecr.kernel import holders
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,44 +82,24 @@ def _is_same(path: str, stat: os.stat_result) -> bool:
 
 
 def outsiders(
-    pid: int, descriptors: list[procfs.Descriptor], stats: dict[int, os.stat_result]
+    descriptors: list[procfs.Descriptor],
+    stats: dict[procfs.Descriptor, os.stat_result],
+    insiders: frozenset[int],
 ) -> list[Obstacle]:
     """Pipes whose other end another process holds: they could not be joined again."""
-    ours = {
-        (stats[d.fd].st_dev, stats[d.fd].st_ino): d
-        for d in descriptors
-        if d.target.startswith("pipe:") or (stats[d.fd].st_mode & 0o170000) == 0o010000
-    }
-    if not ours:
-        return []
-    links = {d.target: d for d in ours.values()}
-    found: dict[str, tuple[int, int]] = {}
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) in (pid, os.getpid()):
-            continue
-        try:
-            for fd in os.listdir(f"/proc/{name}/fd"):
-                target = os.readlink(f"/proc/{name}/fd/{fd}")
-                if target in links:
-                    found.setdefault(target, (int(name), int(fd)))
-        except OSError:
-            continue  # it has ended, or the descriptor has been closed
+    links = {d.target: d for d in descriptors if _is_pipe(stats[d])}
     return [
         Obstacle(
-            f"process {pid}, descriptor {links[target].fd}",
-            f"{target} is shared with process {other} ({_comm(other)}, descriptor {fd})",
+            links[target].where,
+            f"{target} is shared with process {other} ({comm}, descriptor {fd})",
             "start the program with its input and output in files or /dev/null",
         )
-        for target, (other, fd) in found.items()
+        for target, (other, comm, fd) in holders.others(insiders, set(links)).items()
     ]
 
 
-def _comm(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return "gone"
+def _is_pipe(stat: os.stat_result) -> bool:
+    return st.S_ISFIFO(stat.st_mode)
 
 
 # -- saving ------------------------------------------------------------------------------------------------
@@ -131,22 +113,21 @@ def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -
 
 
 def save_contents(
-    pid: int,
     descriptors: list[procfs.Descriptor],
-    stats: dict[int, os.stat_result],
-    duplicate: Callable[[int], int],
+    stats: dict[procfs.Descriptor, os.stat_result],
+    duplicate: Callable[[procfs.Descriptor], int],
 ) -> list[Contents]:
     """The data of every pipe, once each, by its read end; without a read end nobody can ever read it."""
     ends: dict[int, list[procfs.Descriptor]] = {}
     for d in descriptors:
-        if (stats[d.fd].st_mode & 0o170000) == 0o010000:
-            ends.setdefault(stats[d.fd].st_ino, []).append(d)
+        if _is_pipe(stats[d]):
+            ends.setdefault(stats[d].st_ino, []).append(d)
     found = []
     for inode, open_ends in ends.items():
         readable = [d for d in open_ends if d.flags & os.O_ACCMODE != os.O_WRONLY]
         chosen = (readable or open_ends)[0]
-        stat = stats[chosen.fd]
-        fd = duplicate(chosen.fd)
+        stat = stats[chosen]
+        fd = duplicate(chosen)
         try:
             capacity = fcntl.fcntl(fd, F_GETPIPE_SZ)
             data = _peek(fd, capacity) if readable else b""

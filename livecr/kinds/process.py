@@ -1,18 +1,26 @@
-"""A whole process: the record that holds those of all its parts, and the order of saving and loading them.
+"""One process: the record that holds those of all its parts, and the order of saving and loading them.
 
 The order of loading matters where one part resets another; each step says why it stands where it does.
 """
 
 from __future__ import annotations
 
-import os
-
-from livecr._native import lib
-from livecr.errors import Failed, Refused
+from livecr.errors import Refused
 from livecr.image.elfcore import Mapping
 from livecr.image.record import Record
 from livecr.kernel import procfs
-from livecr.kinds import credentials, descriptors, memory, pages, sessions, signals, threads, timers
+from livecr.kinds import (
+    births,
+    credentials,
+    descriptors,
+    inherited,
+    memory,
+    pages,
+    sessions,
+    signals,
+    threads,
+    timers,
+)
 from livecr.target.engine import Engine
 
 TYPE_CHECKING = False
@@ -21,54 +29,60 @@ if TYPE_CHECKING:
 
     from livecr.errors import Obstacle
     from livecr.image.elfcore import Core
-    from livecr.image.integrity import NewImage
     from livecr.target import process
     from livecr.target.spawn import Seed
     from livecr.target.tracee import Registers, Tracee
     from livecr.waits.clocks import ProgramTime
 
-__all__ = ["Process", "core_mappings", "load_memory", "load_rest", "load_tasks", "obstacles", "save"]
-
-NR_PIDFD_GETFD = 438
+__all__ = [
+    *("Process", "core_mappings", "finish_memory", "load_memory", "load_rest", "load_tasks"),
+    *("obstacles", "save"),
+]
 
 
 class Process(Record):
-    """Everything but the registers and pages, which are in the core file."""
+    """Everything of one process but the registers and pages, which are in the core file.
 
+    ``inherited``: the memory that it shares with its parent; ``descriptors``: empty if the table is the
+    parent's.
+    """
+
+    place: births.Place
     session: sessions.Session
     memory: memory.Memory
+    inherited: list[inherited.Inherited]
     threads: list[threads.Thread]  # the leader first
     actions: list[signals.Action]
     pending: list[bytes]
     interval_timers: list[timers.IntervalTimer]
     posix_timers: list[timers.PosixTimer]
     credentials: list[credentials.Credentials]
-    descriptors: descriptors.Table
+    descriptors: list[descriptors.Descriptor]
 
 
 def obstacles(pid: int) -> list[Obstacle]:
-    """Everything about a running process that could not be saved, kind by kind."""
+    """Everything about a running process that could not be saved, kind by kind, but its descriptors."""
     found = sessions.obstacles(pid)
     found += credentials.obstacles(pid)
     found += timers.obstacles(pid)
     mappings = procfs.mappings(pid)
     memory.look_ahead(mappings)
-    found += memory.obstacles(pid, mappings)
-    return found + descriptors.obstacles(pid)
+    return found + memory.obstacles(pid, mappings)
 
 
 def save(
     frozen: process.Process,
+    place: births.Place,
     mappings: list[procfs.Mapping],
-    image: NewImage,
+    kept: list[inherited.Inherited],
+    table: list[descriptors.Descriptor],
     resume: Callable[[Registers], Registers],
 ) -> Process:
     """Describe a frozen process. ``resume``: the registers that the kernel would go on with from a stop's.
 
-    Raises Refused for what cannot be saved.
+    ``kept``: the memory that it shares with its parent. Raises Refused for what cannot be saved.
     """
     pid = frozen.pid
-    table = descriptors.save(pid, image, lambda fd: _duplicate(frozen, fd))
     in_the_way = sessions.obstacles(pid) + credentials.obstacles(pid) + timers.obstacles(pid)
     if in_the_way:
         raise Refused.because(in_the_way)
@@ -93,19 +107,14 @@ def save(
                         "posix_timers": timers.save_posix(pid, borrowed),
                     }
     return Process(
+        place=place,
+        inherited=kept,
         threads=[saved[-1], *saved[:-1]],
         pending=signals.save_pending(frozen.leader, shared=True),
         credentials=known,
         descriptors=table,
         **whole,  # type: ignore[arg-type]
     )
-
-
-def _duplicate(frozen: process.Process, fd: int) -> int:
-    result: int = lib.lcr_syscall(NR_PIDFD_GETFD, frozen.pidfd, fd, 0, 0, 0, 0)
-    if result < 0:
-        raise Failed(f"pidfd_getfd: {os.strerror(-result)}", where=f"process {frozen.pid}, descriptor {fd}")
-    return result
 
 
 def core_mappings(mappings: list[procfs.Mapping]) -> list[Mapping]:
@@ -126,26 +135,32 @@ def core_mappings(mappings: list[procfs.Mapping]) -> list[Mapping]:
 # -- loading -----------------------------------------------------------------------------------------------
 
 
-def load_memory(record: Process, core: Core, seed: Seed) -> list[int]:
-    """The address space with all its pages. Returns the digests of the core file's chunks."""
+def load_memory(
+    record: Process, core: Core, seed: Seed, shared: dict[int, int], parents: memory.Memory | None
+) -> list[int]:
+    """The address space with all its pages, still as it has to be to be inherited by children.
+
+    ``parents``: the memory that the seed was born with. Returns the digests of the core file's chunks.
+    """
     holding = pages.holding(core, record.memory)
-    shared = memory.shared_objects(record.memory)
-    try:
-        memory.load(record.memory, seed, shared, holding)
-        digests = pages.load(core, record.memory, seed)
-        memory.finish(record.memory, seed, core.auxv, holding)
-    finally:
-        for fd in shared.values():
-            os.close(fd)
+    memory.load(record.memory, seed, shared, holding, record.inherited, parents)
+    digests = pages.load(core, record.memory, seed)
     seed.drop_fetched()
+    seed.memory_of = record.place.pid
     return digests
 
 
-def load_tasks(record: Process, opened: descriptors.Opened, seed: Seed) -> dict[int, Tracee]:
-    """Descriptors, session, threads and what each of them says to the kernel. Returns the tasks by TID."""
+def finish_memory(record: Process, core: Core, seed: Seed) -> None:
+    """What children do not inherit, or shall not; then what the process has as a whole."""
+    memory.finish(record.memory, seed, core.auxv, pages.holding(core, record.memory))
+    if "fs" not in record.place.shares:
+        sessions.load_directory(record.session, seed)
     sessions.load(record.session, seed)
-    descriptors.load(record.descriptors, opened, seed)
-    tasks = {seed.pid: seed.leader}
+
+
+def load_tasks(record: Process, seed: Seed) -> dict[int, Tracee]:
+    """Threads, and what each of them says to the kernel. Returns the tasks by TID."""
+    tasks = {record.place.pid: seed.leader}
     for thread in record.threads[1:]:
         tasks[thread.tid] = seed.add_thread(thread.tid)
     for thread in record.threads:
@@ -153,14 +168,11 @@ def load_tasks(record: Process, opened: descriptors.Opened, seed: Seed) -> dict[
     return tasks
 
 
-def load_rest(
-    record: Process, opened: descriptors.Opened, seed: Seed, tasks: dict[int, Tracee], now: ProgramTime
-) -> None:
+def load_rest(record: Process, seed: Seed, tasks: dict[int, Tracee], now: ProgramTime) -> None:
     """Signals, timers, and last of all the credentials, since the steps before need livecr's own rights."""
     seed.step_from_now()
     signals.load_actions(record.actions, seed)
     timers.load(record.interval_timers, record.posix_timers, seed, now.elapsed_ns())
-    descriptors.arm_timers(record.descriptors, opened, now)
     # After the actions: the kernel drops a queued signal when it is set to be ignored.
     signals.load_pending(record.pending, seed, seed.leader, shared=True)
     for thread in record.threads:
@@ -168,5 +180,5 @@ def load_rest(
     sessions.load_limits(record.session, seed)
     for thread in record.threads:
         credentials.load(record.credentials[thread.credentials], seed, tasks[thread.tid])
-        threads.load_scheduling(thread)
+        threads.load_scheduling(thread, tasks[thread.tid].tid)
     sessions.load_last(record.session, seed)

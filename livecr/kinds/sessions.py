@@ -1,4 +1,4 @@
-"""A process among others, and what it has as a whole: session, group, limits, directory, prctls.
+"""What a process has as a whole: limits, umask, directory, personality, prctls.
 
 Relies on /proc/PID/stat, status and limits, and on prctl(2), prlimit(2) and personality(2) from inside.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from livecr.target.engine import Borrowed
     from livecr.target.spawn import Seed
 
-__all__ = ["Session", "load", "load_last", "load_limits", "obstacles", "save"]
+__all__ = ["Session", "load", "load_directory", "load_last", "load_limits", "obstacles", "save"]
 
 _UNLIMITED = (1 << 64) - 1  # RLIM64_INFINITY
 
@@ -39,11 +39,8 @@ _FILES = ("oom_score_adj", "coredump_filter")
 
 
 class Session(Record):
-    """``sid`` and ``pgid`` as numbers; ``limits``: soft and hard of each RLIMIT_* in order, -1 for none."""
+    """``limits``: soft and hard of each RLIMIT_* in order, -1 for none."""
 
-    pid: int
-    pgid: int
-    sid: int
     umask: int
     cwd: str
     personality: int
@@ -71,13 +68,6 @@ def obstacles(pid: int) -> list[Obstacle]:
         found.append(
             Obstacle(task, "its current directory is deleted", "let it change to a directory that is there")
         )
-    if procfs.children(pid):
-        numbers = ", ".join(str(child) for child in procfs.children(pid))
-        found.append(
-            Obstacle(
-                task, f"it has child processes ({numbers})", "this version of livecr saves single processes"
-            )
-        )
     told = procfs.status(pid)
     tracer = int(told["TracerPid"])
     if tracer not in (0, os.getpid()):
@@ -100,11 +90,7 @@ def save(pid: int, told: dict[str, str], borrowed: Borrowed) -> Session:
         name: int.from_bytes(raw[8 * i : 8 * i + 4], "little") if how == "written" else results[i]
         for i, (name, _, _, how) in enumerate(_SETTINGS)
     }
-    place = procfs.stat(pid)
     return Session(
-        pid=pid,
-        pgid=place["pgrp"],
-        sid=place["session"],
         umask=int(told["Umask"], 8),
         cwd=procfs.link(pid, "cwd"),
         personality=int(procfs.read(pid, "personality"), 16),
@@ -115,23 +101,24 @@ def save(pid: int, told: dict[str, str], borrowed: Borrowed) -> Session:
 
 
 def load(session: Session, seed: Seed) -> None:
-    """Session, group, umask, directory, personality."""
+    """Personality and settings."""
     program = Program()
-    if session.sid == session.pid:
-        program.add("setsid")
-    elif session.pgid == session.pid:
-        program.add("setpgid", 0, 0)
-    # Neither: the leader of its session or group is another process. It joins livecr's.
-    program.add("umask", session.umask)
     program.add("personality", session.personality)
     for name, _, number, _ in _SETTINGS:
         if name not in _SET_LAST and session.settings.get(name):
             program.add("prctl", number, session.settings[name], 0, 0, 0)
     seed.run(program)
-    _change_directory(session.cwd, seed)
     for name in _FILES:
         if name in session.files:
             _write(seed.pid, name, session.files[name])
+
+
+def load_directory(session: Session, seed: Seed) -> None:
+    """umask and current directory, which processes can have in common (CLONE_FS)."""
+    program = Program()
+    program.add("umask", session.umask)
+    seed.run(program)
+    _change_directory(session.cwd, seed)
 
 
 def _change_directory(path: str, seed: Seed) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Action", "load_actions", "load_pending", "save_actions", "save_pending"]
 
 SIGCHLD, SIGNALS = 17, 64
+_SIG_IGN = 1
 _SIGSET_BYTES = 8
 _ACTION_BYTES = 32  # struct kernel_sigaction: handler, flags, restorer, mask
 _SIGINFO_BYTES = 128
@@ -64,7 +65,16 @@ def save_actions(borrowed: Borrowed, told: dict[str, str]) -> list[Action]:
 
 
 def load_actions(actions: list[Action], seed: Seed) -> None:
-    """Set every action; what livecr itself ignores the seed ignores too (execve(2)), until it is set back."""
+    """Set every action; what livecr itself ignores the seed ignores too (execve(2)), until it is set back.
+
+    SIGCHLD is ignored first, which drops those that the making of the tree has queued.
+    """
+    program = Program()
+    ignoring = (_SIG_IGN, 0, 0, 0)
+    at = seed.put(b"".join(word.to_bytes(8, "little") for word in (*ignoring, 0, 0, 0, 0)))
+    program.add("rt_sigaction", SIGCHLD, at, 0, _SIGSET_BYTES)
+    program.add("rt_sigaction", SIGCHLD, at + _ACTION_BYTES, 0, _SIGSET_BYTES)
+    seed.run(program)
     inherited = int(procfs.status(seed.pid)["SigIgn"], 16)
     wanted = {n: (0, 0, 0, 0) for n in range(1, SIGNALS + 1) if inherited >> (n - 1) & 1}
     wanted |= {a.signal: (a.handler, a.flags, a.restorer, a.mask) for a in actions}

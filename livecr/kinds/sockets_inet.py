@@ -80,24 +80,26 @@ def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | No
     return None
 
 
-def obstacles(pid: int, descriptors: list[procfs.Descriptor], protocol: Callable[..., str]) -> list[Obstacle]:
+def obstacles(
+    descriptors: list[procfs.Descriptor], protocol: Callable[..., str], insiders: frozenset[int]
+) -> list[Obstacle]:
     """Connections, and whatever else would be lost. ``descriptors``: the internet sockets of the process."""
     found = []
     for d in descriptors:
-        with Duplicate(pid, d.fd) as ours:
+        with Duplicate(d.pid, d.fd) as ours:
             sock = _adopted(ours)
             try:
                 what = _in_the_way(sock, protocol(d))
             finally:
                 sock.close()
         if what:
-            found.append(Obstacle(f"process {pid}, descriptor {d.fd}", f"{what[0]} ({d.target})", what[1]))
-    shared = holders.others(pid, {d.target for d in descriptors})
+            found.append(Obstacle(d.where, f"{what[0]} ({d.target})", what[1]))
+    shared = holders.others(insiders, {d.target for d in descriptors})
     for d in descriptors:
         if d.target in shared:
             other, comm, fd = shared[d.target]
             what = (f"it is shared with process {other} ({comm}, descriptor {fd})", "end that process first")
-            found.append(Obstacle(f"process {pid}, descriptor {d.fd}", f"{d.target}: {what[0]}", what[1]))
+            found.append(Obstacle(d.where, f"{d.target}: {what[0]}", what[1]))
     return found
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 
-from livecr._native import lib
 from livecr.errors import Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import holders, procfs, sock_diag
+from livecr.kernel.pidfd import Duplicate
 from livecr.kinds import unix_queues
 
 TYPE_CHECKING = False
@@ -27,7 +27,6 @@ __all__ = ["OPTIONS", "Option", "Saver", "SocketFile", "UnixSocket", "obstacle",
 SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET = 1, 2, 5
 RECEIVING, SENDING, BOTH = 1, 2, 3  # RCV_SHUTDOWN, SEND_SHUTDOWN (include/net/sock.h)
 SOL_SOCKET, SO_PEERCRED = 1, 17
-NR_PIDFD_GETFD = 438
 SIOCUNIXFILE = 0x89E0  # <linux/un.h>: an O_PATH descriptor of the file that a socket is bound to (4.18)
 _UCRED_BYTES = 12  # struct ucred: pid, uid, gid
 
@@ -75,8 +74,8 @@ class UnixSocket(Record, tag="unix-socket"):
 
     ``peer``: the inode of the socket that it is connected to, 0 if that is closed, None if there is none.
     ``peer_name``: what getpeername says. ``name``: what getsockname says; ``directory``: where it starts if
-    it is a relative path. ``file``: None if there is none. ``creator_uid``, ``creator_gid``: of SO_PEERCRED,
-    -1 if that names nobody.
+    it is a relative path. ``file``: None if there is none. ``creator_pid``, ``creator_uid``,
+    ``creator_gid``: of SO_PEERCRED, 0 and -1 if that names nobody.
     """
 
     inode: int
@@ -91,6 +90,7 @@ class UnixSocket(Record, tag="unix-socket"):
     directory: str
     file: SocketFile | None
     backlog: int
+    creator_pid: int
     creator_uid: int
     creator_gid: int
     uid: int
@@ -108,23 +108,21 @@ def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | No
 
 
 def obstacles(
-    pid: int, descriptors: list[procfs.Descriptor], stats: dict[int, os.stat_result]
+    descriptors: list[procfs.Descriptor],
+    stats: dict[procfs.Descriptor, os.stat_result],
+    insiders: frozenset[int],
 ) -> list[Obstacle]:
     """Sockets that have to do with somebody outside, or whose state cannot be made again. ``descriptors``:
-    the unix sockets of the process."""
+    the unix sockets of the tree."""
     if not descriptors:
         return []
     told = sock_diag.unix_sockets()
-    ours = {stats[d.fd].st_ino: d for d in descriptors}
+    ours = {stats[d].st_ino: d for d in descriptors}
     found = []
-    pidfd = os.pidfd_open(pid)
-    try:
-        for d in ours.values():
-            what = _own_obstacle(pid, pidfd, d, told, set(ours))
-            if what:
-                found.append(Obstacle(f"process {pid}, descriptor {d.fd}", what[0], what[1]))
-    finally:
-        os.close(pidfd)
+    for d in ours.values():
+        what = _own_obstacle(d, told, set(ours), insiders)
+        if what:
+            found.append(Obstacle(d.where, what[0], what[1]))
     # Of a socket that an outsider holds or is connected to: its inode, and that of ours.
     outside = {inode: inode for inode in ours}
     for one in told.values():
@@ -132,7 +130,7 @@ def obstacles(
             outside[one.peer] = one.inode
         elif one.peer in ours and one.inode not in ours:
             outside[one.inode] = one.peer
-    having = holders.others(pid, {f"socket:[{inode}]" for inode in outside})
+    having = holders.others(insiders, {f"socket:[{inode}]" for inode in outside})
     for theirs, inode in outside.items():
         holder = having.get(f"socket:[{theirs}]")
         if theirs == inode and holder is None:
@@ -143,12 +141,12 @@ def obstacles(
         relation = "is shared with" if theirs == inode else "is connected to"
         relation = f"the unix socket {_named(told[inode])} {relation} {whom}"
         way_out = "close the connection, or start the program without it"
-        found.append(Obstacle(f"process {pid}, descriptor {ours[inode].fd}", relation, way_out))
+        found.append(Obstacle(ours[inode].where, relation, way_out))
     return found
 
 
 def _own_obstacle(
-    pid: int, pidfd: int, d: procfs.Descriptor, told: dict[int, Told], ours: set[int]
+    d: procfs.Descriptor, told: dict[int, Told], ours: set[int], insiders: frozenset[int]
 ) -> tuple[str, str] | None:
     one = told.get(int(d.target[len("socket:[") : -1]))
     if one is None:
@@ -162,13 +160,14 @@ def _own_obstacle(
     alike = [other for other in told.values() if other.name == one.name and other is not one]
     if one.name and one.name not in listening and alike:
         return f"{name} was accepted from a socket that is closed", "let the program close it"
-    copy = lib.lcr_syscall(NR_PIDFD_GETFD, pidfd, d.fd, 0, 0, 0, 0)
-    if copy < 0:
+    try:
+        with Duplicate(d.pid, d.fd) as ours_here:
+            sock = _adopted(os.dup(ours_here))
+    except FileNotFoundError:
         return None  # it has just been closed
-    sock = _adopted(copy)
     try:
         creator = _creator(sock)[0]
-        if creator not in (0, pid):
+        if creator and creator not in insiders:
             return f"{name} was made by process {creator} (SO_PEERCRED)", "let the program make its own"
         bound = _bound(sock)
         if bound and not bound[0].endswith(os.fsdecode(one.name)):
@@ -230,8 +229,7 @@ def _peer_name(sock: socket) -> bytes:
 class Saver:
     """Describes the unix sockets of a frozen process; asks sock_diag once for all."""
 
-    def __init__(self, pid: int, duplicate: Callable[[int], int]) -> None:
-        self._pid = pid
+    def __init__(self, duplicate: Callable[[procfs.Descriptor], int]) -> None:
         self._duplicate = duplicate
         self._told: dict[int, Told] | None = None
 
@@ -240,12 +238,12 @@ class Saver:
         if self._told is None:
             self._told = sock_diag.unix_sockets()
         one = self._told[stat.st_ino]
-        sock = _adopted(self._duplicate(d.fd))
+        sock = _adopted(self._duplicate(d))
         try:
             failed = _has_error(sock)
             if failed and (one.type != SOCK_STREAM or one.peer != 0):
                 raise Refused("an error waits to be reported (SO_ERROR)", where=f"unix socket {_named(one)}")
-            _, uid, gid = _creator(sock)
+            creator, uid, gid = _creator(sock)
             path, file = _bound(sock) or ("", None)
             relative = path and not one.name.startswith(b"/")
             return UnixSocket(
@@ -263,20 +261,21 @@ class Saver:
                 if file
                 else None,
                 backlog=one.limit if one.state == sock_diag.LISTENING else 0,
+                creator_pid=creator,
                 creator_uid=uid,
                 creator_gid=gid,
                 uid=stat.st_uid,
                 gid=stat.st_gid,
                 options=_options(sock),
-                messages=self._messages(sock, one),
+                messages=self._messages(sock, one, d),
             )
         finally:
             sock.close()
 
-    def _messages(self, sock: socket, one: Told) -> list[unix_queues.Message]:
+    def _messages(self, sock: socket, one: Told, d: procfs.Descriptor) -> list[unix_queues.Message]:
         if one.state == sock_diag.LISTENING:
             return []
-        where = f"process {self._pid}, unix socket {_named(one)}"
+        where = f"process {d.pid}, unix socket {_named(one)}"
         found = unix_queues.peek(sock, one.type, bool(one.shutdown & RECEIVING), where)
         assert self._told is not None
         peer = self._told.get(one.peer) if one.peer else None

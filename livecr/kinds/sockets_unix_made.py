@@ -1,6 +1,6 @@
 """The unix sockets of an image made anew: the loading half of sockets_unix, in the order that works.
 
-socketpair, listen and connect are called in the half-built process, since SO_PEERCRED names their caller;
+socketpair, listen and connect are called in the half-built processes, since SO_PEERCRED names their caller;
 names, data and options come from livecr, which has a duplicate of each. Called by descriptors.Opened.
 """
 
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 
-from livecr._native import lib
 from livecr.errors import Failed, Refused
 from livecr.kernel import sock_diag
+from livecr.kernel.pidfd import duplicate
 from livecr.kinds.sockets_unix import (
     BOTH,
-    NR_PIDFD_GETFD,
     OPTIONS,
     SOCK_DGRAM,
     SOL_SOCKET,
@@ -38,14 +37,17 @@ _SUN_PATH_BYTES = 108
 _FILLING_BYTES = 1 << 30
 
 
-def make(records: list[UnixSocket], seed: Seed) -> list[int]:
-    """A descriptor in livecr for each. The seed has none open before or after. Raises Refused, Failed."""
-    made = _Sockets(records, seed)
+def make(records: list[UnixSocket], seeds: dict[int, Seed]) -> list[int]:
+    """A descriptor in livecr for each. ``seeds``: by the PID in the image, the root of the tree first.
+
+    No seed has a descriptor open before or after. Raises Refused, Failed.
+    """
+    made = _Sockets(records, seeds)
     try:
         made.make()
         return [made.taken(record.inode).detach() for record in records]
     except OSError as error:
-        raise Failed(f"its unix sockets: {error.strerror}", where=f"process {seed.pid}") from None
+        raise Failed(f"its unix sockets: {error.strerror}", where="unix sockets") from None
     finally:
         made.close()
 
@@ -53,10 +55,10 @@ def make(records: list[UnixSocket], seed: Seed) -> list[int]:
 class _Sockets:
     """Sockets by inode number; the negative of it is a peer that is closed in the end."""
 
-    def __init__(self, records: list[UnixSocket], seed: Seed) -> None:
+    def __init__(self, records: list[UnixSocket], seeds: dict[int, Seed]) -> None:
         self._records = {record.inode: record for record in records}
-        self._seed = seed
-        self._there: dict[int, int] = {}  # numbers in the seed
+        self._seeds = seeds
+        self._root = next(iter(seeds.values()))
         self._here: dict[int, socket] = {}
         self._listeners = {
             (record.socket_type, record.name): record
@@ -84,7 +86,7 @@ class _Sockets:
                     self._create(-record.inode, record.socket_type)
                 continue
             peer = record.peer or -record.inode
-            if record.inode in self._there or peer in self._there or peer in (p[0] for p in accepted):
+            if record.inode in self._here or peer in self._here or peer in (p[0] for p in accepted):
                 continue
             ends = self._accepted_end(record, peer)
             if ends:
@@ -99,8 +101,9 @@ class _Sockets:
             self._listen(record)
         for end, client, listener in accepted:
             self._accept(end, client, listener)
+        for seed in self._seeds.values():
+            seed.drop_fetched()
         self._finish()
-        self._seed.drop_fetched()
 
     def _is_joined(self, record: UnixSocket) -> bool:
         """Whether it was made together with its peer. Datagram sockets may have been connected by name."""
@@ -121,10 +124,16 @@ class _Sockets:
                 return end, client, listener
         return None
 
-    # -- calls in the seed -------------------------------------------------------------------------------
+    # -- calls in a seed ---------------------------------------------------------------------------------
 
-    def _run(self, program: Program) -> list[int]:
-        return self._seed.run(program)
+    def _creator(self, record: UnixSocket) -> Seed:
+        """The process that SO_PEERCRED shall name."""
+        return self._seeds.get(record.creator_pid, self._root)
+
+    def _there(self, inode: int, seed: Seed) -> int:
+        """The number of a socket in ``seed``."""
+        ours = self._here[inode].fileno()
+        return seed.fetch([ours])[ours]
 
     def _as_user(self, record: UnixSocket, name: str, *args: int) -> None:
         """One call with the effective user and group that SO_PEERCRED shall name."""
@@ -137,43 +146,42 @@ class _Sockets:
         if uid or gid:
             program.add("setresuid", -1, 0, -1)
             program.add("setresgid", -1, 0, -1)
-        result = self._run(program)[2 if uid or gid else 0]
+        result = self._creator(record).run(program)[2 if uid or gid else 0]
         if result < 0:
             raise Failed(f"{name}: {os.strerror(-result)}", where=_where(record))
 
     def _create(self, inode: int, type: int) -> None:
         program = Program()
         program.add("socket", AF_UNIX, type | SOCK_CLOEXEC, 0)
-        self._took(inode, self._run(program)[0])
+        self._took(inode, self._root.run(program)[0], self._root)
 
     def _pair(self, record: UnixSocket, peer: int) -> None:
-        at = self._seed.room(8)
+        seed = self._creator(record)
+        at = seed.room(8)
         self._as_user(record, "socketpair", AF_UNIX, record.socket_type | SOCK_CLOEXEC, 0, at)
-        both = self._seed.leader.read(at, 8)
-        self._took(record.inode, int.from_bytes(both[:4], "little"))
-        self._took(peer, int.from_bytes(both[4:], "little"))
+        both = seed.leader.read(at, 8)
+        self._took(record.inode, int.from_bytes(both[:4], "little"), seed)
+        self._took(peer, int.from_bytes(both[4:], "little"), seed)
 
     def _listen(self, record: UnixSocket) -> None:
-        self._as_user(record, "listen", self._there[record.inode], record.backlog)
+        self._as_user(record, "listen", self._there(record.inode, self._creator(record)), record.backlog)
 
     def _accept(self, end: int, client: int, listener: UnixSocket) -> None:
         record = self._records.get(end) or self._records[client]
         address = AF_UNIX.to_bytes(2, "little") + os.fsencode(_address(listener))
         length = len(address) if listener.name.startswith(b"\0") else len(address) + 1
-        at = self._seed.put(address + b"\0")
-        self._as_user(record, "connect", self._there[client], at, length)
+        seed = self._creator(record)
+        ends = self._there(client, seed), self._there(listener.inode, seed)
+        at = seed.put(address + b"\0")
+        self._as_user(record, "connect", ends[0], at, length)
         program = Program()
-        program.add("accept4", self._there[listener.inode], 0, 0, SOCK_CLOEXEC)
-        self._took(end, self._run(program)[0])
+        program.add("accept4", ends[1], 0, 0, SOCK_CLOEXEC)
+        self._took(end, seed.run(program)[0], seed)
 
-    def _took(self, inode: int, number: int) -> None:
+    def _took(self, inode: int, number: int, seed: Seed) -> None:
         import _socket
 
-        self._there[inode] = number
-        fd = lib.lcr_syscall(NR_PIDFD_GETFD, self._seed.process.pidfd, number, 0, 0, 0, 0)
-        if fd < 0:
-            raise Failed(f"pidfd_getfd: {os.strerror(-fd)}", where=f"process {self._seed.pid}")
-        self._here[inode] = _socket.socket(fileno=fd)
+        self._here[inode] = _socket.socket(fileno=duplicate(seed.process.pidfd, number))
 
     # -- names -------------------------------------------------------------------------------------------
 
@@ -264,10 +272,6 @@ class _Sockets:
     def _close_peer(self, record: UnixSocket, sock: socket) -> None:
         if record.failed:
             sock.send(b"\0")  # a peer that is closed before it has read all leaves ECONNRESET behind
-        number = self._there.pop(-record.inode)
-        program = Program()
-        program.add("close", number)
-        self._run(program)
         self._here.pop(-record.inode).close()
 
 

@@ -193,9 +193,9 @@ def load_pending(thread: Thread, seed: Seed, task: Tracee) -> None:
     signals.load_pending(thread.pending, seed, task, shared=False)
 
 
-def load_scheduling(thread: Thread) -> None:
+def load_scheduling(thread: Thread, tid: int) -> None:
     """From outside. CPUs that this machine does not have are left out, unless none would be left."""
-    wanted, tid = thread.scheduling, thread.tid
+    wanted = thread.scheduling
     cpus = set(wanted.affinity) & set(range(os.cpu_count() or 1))
     if cpus and cpus != os.sched_getaffinity(tid):
         os.sched_setaffinity(tid, cpus)

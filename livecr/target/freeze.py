@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["confirm", "discard", "end", "freeze", "thaw"]
+__all__ = ["confirm", "end", "freeze", "thaw"]
 
 _STOP_TIMEOUT_MS = 5000
 _END_TIMEOUT_S = 2.0
@@ -91,12 +91,6 @@ def end(process: Process) -> None:
         while lib.lcr_wait(task.tid, status, 0) > 0 and (status[0] & 0xFF) == 0x7F:
             pass
     os.close(process.pidfd)
-
-
-def discard(process: Process) -> None:
-    """Kill a process of livecr's own making and reap it: nothing is left."""
-    end(process)
-    lib.lcr_wait(process.pid, ffi.new("int *"), 0)
 
 
 _NR_PIDFD_SEND_SIGNAL = 424

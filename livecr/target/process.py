@@ -1,4 +1,4 @@
-"""A whole thread group in ptrace stops, on its way into an image or out of one."""
+"""A whole thread group in ptrace stops, or a tree of them, on the way into an image or out of one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.target.tracee import Tracee
 
-__all__ = ["Process"]
+__all__ = ["Process", "Tree"]
 
 
 class Process:
@@ -21,3 +21,25 @@ class Process:
     def leader(self) -> Tracee:
         """The task whose TID is the PID."""
         return self.tasks[0]
+
+
+class Tree:
+    """A process and all its descendants.
+
+    ``processes``: parents before their children, the root first. ``ended``: PIDs of those that have ended and
+    not been waited for.
+    """
+
+    def __init__(self, processes: list[Process], ended: list[int]) -> None:
+        self.processes = processes
+        self.ended = ended
+
+    @property
+    def root(self) -> Process:
+        """The process that everything descends from."""
+        return self.processes[0]
+
+    @property
+    def pids(self) -> list[int]:
+        """Of those that live, the root first."""
+        return [process.pid for process in self.processes]

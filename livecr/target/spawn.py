@@ -8,10 +8,11 @@ PTRACE_O_EXITKILL: a half-built process dies with livecr.
 from __future__ import annotations
 
 import os
+from copy import copy
 
 from livecr._native import ffi, lib
 from livecr.errors import Failed
-from livecr.target import blobs, engine, freeze, tracee
+from livecr.target import blobs, engine, tracee
 from livecr.target.engine import PAGE, free_range, inject, native_registers
 from livecr.target.process import Process
 from livecr.target.program import Program
@@ -21,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from livecr.target.kin import Kin
+
 __all__ = ["Seed", "spawn"]
 
 SCRATCH_BYTES = 64 * PAGE
@@ -29,8 +32,16 @@ _TABLE_CALLS = TABLE_BYTES // ffi.sizeof("struct lcr_call")
 _RUNNER_OFFSET = 2048  # the batch runner's place in the engine's page
 _ALL_SIGNALS = 0xFFFFFFFFFFFFFFFF
 _SIGTRAP = 1 << 4
+_SIGCHLD = 17
 _TASK_SIZE = 0x7FFFFFFFF000
-_OPTIONS = tracee.O_TRACESYSGOOD | tracee.O_TRACECLONE | tracee.O_TRACEEXEC | tracee.O_EXITKILL
+_OPTIONS = (
+    tracee.O_TRACESYSGOOD
+    | tracee.O_TRACEFORK
+    | tracee.O_TRACEVFORK
+    | tracee.O_TRACECLONE
+    | tracee.O_TRACEEXEC
+    | tracee.O_EXITKILL
+)
 _CALL_OFFSET = 8
 
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
@@ -39,7 +50,7 @@ _ALL_DESCRIPTORS = 0xFFFFFFFF
 
 # struct clone_args of <linux/sched.h>: the words that livecr uses, by their place.
 _CLONE_ARGS_WORDS = 11
-_CLONE_FLAGS, _CLONE_SET_TID, _CLONE_SET_TID_SIZE = 0, 8, 9
+_CLONE_FLAGS, _CLONE_EXIT_SIGNAL, _CLONE_SET_TID, _CLONE_SET_TID_SIZE = 0, 4, 8, 9
 # CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM: a thread.
 _THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
 
@@ -53,8 +64,10 @@ _STEPS = (
 )
 
 
-def spawn(pid: int, taken: list[tuple[int, int]], time_offsets: str | None) -> Seed:
+def spawn(pid: int, taken: list[tuple[int, int]], time_offsets: str | None, kin: Kin) -> Seed:
     """A new child of livecr with PID ``pid``, emptied. ``taken``: address ranges that the image will need.
+
+    It and all that it makes are added to ``kin``.
 
     ``time_offsets``: the text for timens_offsets of its own time namespace, or None to stay in ours. Raises
     Failed; then nothing is left of it.
@@ -71,12 +84,8 @@ def spawn(pid: int, taken: list[tuple[int, int]], time_offsets: str | None) -> S
         raise Failed(f"{_STEPS[step[0]]}: {os.strerror(-result)}", where=f"process {pid}")
     leader = Tracee(pid, pid, 0)
     leader.stopped = True
-    seed = Seed(Process(pid, [leader], os.pidfd_open(pid)))
-    try:
-        seed.empty(taken)
-    except BaseException:
-        seed.discard()
-        raise
+    seed = Seed(Process(pid, [leader], os.pidfd_open(pid)), kin)
+    seed.empty(taken)
     return seed
 
 
@@ -89,10 +98,12 @@ def _executable_copy(path: str) -> int:
 
 
 class Seed:
-    """The process being built. ``run`` makes calls in it, ``put`` hands bytes to the next ``run``."""
+    """A process being built. ``run`` makes calls in it, ``put`` hands bytes to the next ``run``."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, kin: Kin) -> None:
         self.process = process
+        self._kin = kin
+        kin.add(process)
         self.pid = process.pid
         self.leader = process.leader
         self._entry = 0
@@ -102,6 +113,7 @@ class Seed:
         self._our_pidfd = -1
         self._batches = False
         self._fetched: dict[int, int] = {}
+        self.memory_of = 0  # the process of the image whose memory it has, its own or what it was born with
         self.borrowed: list[tuple[int, int]] = []  # ranges in use for a while, by whoever builds it
 
     # -- making and unmaking -----------------------------------------------------------------------------
@@ -136,10 +148,6 @@ class Seed:
         program.add("munmap", 0, here)
         program.add("munmap", here + size, _TASK_SIZE - here - size)
         self.run(program)
-
-    def discard(self) -> None:
-        """Kill it and wait until nothing is left."""
-        freeze.discard(self.process)
 
     # -- calls in it -------------------------------------------------------------------------------------
 
@@ -206,7 +214,11 @@ class Seed:
         program = Program()
         program.add("close_range", 0, _ALL_DESCRIPTORS, 0)
         self.run(program)
-        self._fetched.clear()
+        self.forget_fetched()
+
+    def forget_fetched(self) -> None:
+        """Of a process that has none of them."""
+        self._fetched = {}
         self._our_pidfd = -1
 
     def run_each(self, tasks: list[Tracee], entry: int, argument: int, stacks: tuple[int, int]) -> None:
@@ -219,23 +231,52 @@ class Seed:
         if result < 0:
             raise Failed(f"ptrace: {os.strerror(-result)}", where=f"process {self.pid}")
 
-    # -- threads -----------------------------------------------------------------------------------------
+    # -- threads and children ----------------------------------------------------------------------------
 
     def add_thread(self, tid: int = 0) -> Tracee:
         """A new thread, with a chosen TID unless 0, stopped before its first instruction."""
+        task = Tracee(self.pid, self._clone(tid, _THREAD, 0))
+        task.wait()
+        self.process.tasks.append(task)
+        return task
+
+    def fork(self, pid: int = 0, *, flags: int = 0, exit_signal: int = _SIGCHLD) -> Seed:
+        """A child with all of its memory, and with a chosen PID unless 0. Descriptors must not be open.
+
+        ``flags``: CLONE_* of clone(2); with CLONE_PARENT ``exit_signal`` has to be 0.
+        """
+        new = self._clone(pid, flags, exit_signal)
+        task = Tracee(new, new)
+        task.wait()
+        child = copy(self)
+        child.process = Process(new, [task], os.pidfd_open(new))
+        self._kin.add(child.process)
+        child.pid, child.leader = new, task
+        child.forget_fetched()
+        return child
+
+    def _clone(self, tid: int, flags: int, exit_signal: int) -> int:
         words = [0] * _CLONE_ARGS_WORDS
-        words[_CLONE_FLAGS] = _THREAD
+        words[_CLONE_FLAGS] = flags
+        words[_CLONE_EXIT_SIGNAL] = exit_signal
         if tid:
             words[_CLONE_SET_TID] = self.put(tid.to_bytes(4, "little"))
             words[_CLONE_SET_TID_SIZE] = 1
         at = self.put(b"".join(word.to_bytes(8, "little") for word in words))
         program = Program()
         program.add("clone3", at, 8 * _CLONE_ARGS_WORDS)
-        (new,) = self.run(program)
-        task = Tracee(self.pid, new)
-        task.wait()
-        self.process.tasks.append(task)
-        return task
+        return self.run(program)[0]
+
+    def end(self, program: Program) -> int:
+        """Let the process end by the last call of its own; its status as wait(2) gives it.
+
+        Its parent, unless that is livecr, can still wait for it.
+        """
+        status: int = lib.lcr_inject_exit(self.pid, self._entry, self._base, program.native())
+        if status < 0:
+            raise Failed(f"ptrace: {os.strerror(-status)}", where=f"process {self.pid}")
+        self._kin.has_ended(self.process)
+        return status
 
     def end_thread(self, task: Tracee) -> None:
         """Let a thread that was only a worker exit."""
@@ -246,6 +287,11 @@ class Seed:
         self.process.tasks.remove(task)
 
     # -- the end -----------------------------------------------------------------------------------------
+
+    @property
+    def engine_range(self) -> tuple[int, int]:
+        """Where the engine and its scratch memory are."""
+        return self._engine_range
 
     @property
     def entry(self) -> int:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     ReadMemory = Callable[[int, int], bytes]
 
-__all__ = ["Asked", "Deadline", "Evidence", "asked", "deadlines", "restart_kind"]
+__all__ = ["Asked", "Deadline", "Evidence", "asked", "deadlines", "moment", "restart_kind"]
 
 _CLOCKS = (clock.MONOTONIC, clock.REALTIME, clock.BOOTTIME, clock.TAI)
 _NS = 1_000_000_000
@@ -52,6 +52,11 @@ class Deadline:
 # -- evidence
 
 
+def moment() -> dict[int, int]:
+    """Now, by every clock of the host that a wait can be on, in ns."""
+    return {clock_id: clock.host_now_ns(clock_id) for clock_id in _CLOCKS}
+
+
 class Evidence:
     """What was seen of one process before and after its freeze. Each source is read only if it may be
     needed."""
@@ -70,7 +75,7 @@ class Evidence:
         self.offsets = clock.offsets_ns(pid)
         self._iterator = iterator
         self.before_at_ns = clock.host_now_ns(clock.MONOTONIC)
-        self._stamp()
+        self.now_ns = moment()
 
     @classmethod
     def before_freeze(cls, pid: int, iterator: TaskIterator | None) -> Evidence:
@@ -81,11 +86,11 @@ class Evidence:
             evidence._read_lesser_sources()
         return evidence
 
-    def after_freeze(self, pid: int) -> None:
-        """Read what the freeze has brought to light. Stamps the moment that remaining times are counted
+    def after_freeze(self, pid: int, now_ns: dict[int, int]) -> None:
+        """Read what the freeze has brought to light. ``now_ns``, of ``moment()``: what remaining times count
         from."""
         assert pid == self.pid
-        self._stamp()
+        self.now_ns = now_ns
         self.frozen = True
         self.after = self._read_tasks()
         if self.timers_before is not None:
@@ -118,9 +123,6 @@ class Evidence:
         if not self.frozen or after is None:
             return None
         return before is not None and (after.switches - before.switches) & 0xFFFFFFFF == 1
-
-    def _stamp(self) -> None:
-        self.now_ns = {clock_id: clock.host_now_ns(clock_id) for clock_id in _CLOCKS}
 
     def _read_tasks(self) -> dict[int, TaskState]:
         if self._iterator is None:

@@ -194,7 +194,9 @@ long lcr_inject_exit(int tid, uint64_t entry, const struct lcr_regs *base, struc
         return result;
     if (ptrace(PTRACE_CONT, tid, NULL, NULL) < 0)
         return -errno;
-    while ((result = lcr_wait(tid, &status, 0)) > 0 && WIFSTOPPED(status))
-        ptrace(PTRACE_CONT, tid, NULL, NULL);
-    return result < 0 ? result : 0;
+    while ((result = lcr_wait(tid, &status, 0)) > 0 && WIFSTOPPED(status)) {
+        long signal = status >> 16 == 0 && WSTOPSIG(status) != SYSCALL_STOP ? WSTOPSIG(status) : 0;
+        ptrace(PTRACE_CONT, tid, NULL, signal);
+    }
+    return result < 0 ? result : status;
 }

@@ -146,14 +146,6 @@ def test_a_pipe_shared_with_an_outsider_names_that_process(
     runs_on_unharmed(one)
 
 
-def test_a_process_with_children_is_refused(counter: Callable[..., Target], livecr: Any, place: Path) -> None:
-    """Its child is named."""
-    one = counter("child")
-    (child,) = Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split()
-    refused(livecr, one, place, f"it has child processes ({child})")
-    runs_on_unharmed(one)
-
-
 def test_a_stopped_process_is_refused_and_stays_stopped(
     counter: Callable[..., Target], livecr: Any, place: Path
 ) -> None:
@@ -299,7 +291,7 @@ def test_the_python_api(counter: Callable[..., Target], place: Path) -> None:
         (wait,) = api.waits(one.pid)
         assert (wait.tid, wait.comm) == (one.pid, "counter")
         content = api.inspect(str(place / name))
-        assert (content.name, content.process.session.pid) == ("counter", one.pid)
+        assert (content.name, content.processes[0].place.pid) == ("counter", one.pid)
     api.checkpoint(one.pid, str(place / "last"))
     one.killed()
     at = count(one)

@@ -155,26 +155,27 @@ def test_show_tells_what_is_in_it(sound: Path, livecr: Any) -> None:
     """For programs: the exact values of a program that slept 2 ms at a time over 4 MiB of its own memory."""
     told = json.loads(livecr("show", "--json", sound).stdout)
     path = str(sound.parent / f"{EVIL}\nfile")
-    assert told["process"]["name"] == EVIL
-    assert told["process"]["command"][1:] == ["file", path]
+    (process,) = told["processes"]
+    assert process["name"] == EVIL
+    assert process["command"][1:] == ["file", path]
     assert told["kernel"] == os.uname().release
-    (thread,) = told["threads"]
-    assert thread["tid"] == told["process"]["pid"]
+    (thread,) = process["threads"]
+    assert thread["tid"] == process["pid"]
     if thread["wait"] is not None:  # it may have been caught between two sleeps
         assert thread["wait"]["call"] == "clock_nanosleep"
         assert 0 <= thread["wait"]["remaining_ns"] <= 2_000_000
-    by_number = {row["fd"]: row for row in told["descriptors"]}
+    by_number = {row["fd"]: row for row in process["descriptors"]}
     assert sorted(by_number) == [0, 1, 2, 3, 4]
     assert (by_number[0]["kind"], by_number[0]["what"]) == ("device", "/dev/null")
     assert (by_number[3]["kind"], by_number[3]["what"], by_number[3]["access"]) == ("file", path, "rw")
     assert by_number[1]["description"] == by_number[2]["description"] != by_number[3]["description"]
     assert by_number[1]["offset"] == len("ready\n")
-    assert told["signals"]["handled"] == ["SIGINT", "SIGTERM"]
-    kinds = told["memory"]["kinds"]
+    assert process["signals"]["handled"] == ["SIGINT", "SIGTERM"]
+    kinds = process["memory"]["kinds"]
     assert kinds["stack"]["stored_bytes"] > 0
     stored = kinds["anonymous"]["stored_bytes"] + kinds["private file"]["stored_bytes"]
     assert 4 << 20 <= stored <= told["size_bytes"]
-    assert told["memory"]["stored_bytes"] == sum(kind["stored_bytes"] for kind in kinds.values())
+    assert process["memory"]["stored_bytes"] == sum(kind["stored_bytes"] for kind in kinds.values())
 
 
 def test_show_lets_no_control_character_out(sound: Path, livecr: Any) -> None:

@@ -20,7 +20,7 @@ from livecr.target.freeze import freeze, thaw
 from livecr.waits import restart
 from livecr.waits.catalog import CATALOG
 from livecr.waits.classify import Wait, classify_all
-from livecr.waits.deadlines import Evidence
+from livecr.waits.deadlines import Evidence, moment
 from livecr.waits.live import LiveWait, live_waits, obstacles_before_freeze, waiting_calls
 
 SOURCE = Path(__file__).parent.parent / "programs" / "wait_until.c"
@@ -120,7 +120,7 @@ def frozen(waiter: Waiter, iterator: TaskIterator | None) -> Wait:
     evidence = Evidence.before_freeze(waiter.pid, iterator)
     process = freeze(waiter.pid)
     try:
-        evidence.after_freeze(waiter.pid)
+        evidence.after_freeze(waiter.pid, moment())
         waits = classify_all(
             [(task.tid, task.registers()) for task in process.tasks], evidence, process.leader.read
         )

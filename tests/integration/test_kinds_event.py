@@ -64,7 +64,7 @@ def test_show(
     one.until_printed("ready")
     one.until_blocked()
     livecr("checkpoint", one.pid, "-o", image, "--leave-running")
-    told = json.loads(livecr("show", image, "--json").stdout)["descriptors"]
+    told = json.loads(livecr("show", image, "--json").stdout)["processes"][0]["descriptors"]
     shown = [(d["what"], d["access"]) for d in told if d["kind"] == kind]
     for wanted in SHOWN[kind]:
         assert any(wanted in what and access == "" for what, access in shown), (wanted, shown)

@@ -43,7 +43,7 @@ def test_watches_are_as_before(fate: str, cache: str, watcher: Any, livecr: Any,
         livecr("checkpoint", one.pid, "-o", image)
         one.killed()
         one.restore(image)
-    shown = json.loads(livecr("show", image, "--json").stdout)["descriptors"]
+    shown = json.loads(livecr("show", image, "--json").stdout)["processes"][0]["descriptors"]
     (what,) = [d["what"] for d in shown if d["kind"] == "inotify"]
     assert f"{directory}/directory" in what
     one.signal(signal.SIGUSR1)

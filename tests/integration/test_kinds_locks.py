@@ -48,7 +48,7 @@ def test_locks_are_held_as_before(fate: str, holder: Any, livecr: Any, image: Pa
     """The program would find another range, type, owner or description than its locks had."""
     one, _ = holder()
     checkpoint(one, fate, livecr, image)
-    shown = json.loads(livecr("show", image, "--json").stdout)["descriptors"]
+    shown = json.loads(livecr("show", image, "--json").stdout)["processes"][0]["descriptors"]
     locked = {Path(d["what"].split(" (")[0]).name: d["what"] for d in shown if "locked by" in d["what"]}
     assert set(locked) == {"posix", "ofd", "flock-exclusive", "flock-shared", "deleted"}
     assert locked["flock-exclusive"].endswith("(locked by flock)")

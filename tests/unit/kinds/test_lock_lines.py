@@ -9,7 +9,7 @@ from livecr.kinds import locks
 
 def held(*lines: str) -> Descriptor:
     """A descriptor with these further lines in its fdinfo."""
-    return Descriptor(3, "/data/file", 0, 2, 27, ["ino:\t12", *lines])
+    return Descriptor(77, 3, "/data/file", 0, 2, 27, ["ino:\t12", *lines])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from livecr.target.tracee import Registers
 from livecr.waits import classify, restart
 from livecr.waits.catalog import CATALOG
 from livecr.waits.classify import first_call
-from livecr.waits.deadlines import Evidence, asked
+from livecr.waits.deadlines import Evidence, asked, moment
 
 TIMEOUT_AT = 0x7000
 TEXT_AT = 0x401000
@@ -41,7 +41,7 @@ def two_words(first: int, second: int) -> Callable[[int, int], bytes]:
 
 def frozen(pid: int) -> Evidence:
     evidence = Evidence(pid, None)
-    evidence.after_freeze(pid)
+    evidence.after_freeze(pid, moment())
     return evidence
 
 

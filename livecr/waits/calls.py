@@ -1,0 +1,60 @@
+"""The interrupted system calls of one frozen process: found, described, and gone on with.
+
+What a freeze ends for good is entered again at once, so that a livecr that is killed leaves it so; the rest
+is done in the moment before each task is let go. Called by checkpoint.py.
+"""
+
+from __future__ import annotations
+
+from livecr.target.shim import Shims
+from livecr.waits import written
+from livecr.waits.classify import Wait, classify_all
+from livecr.waits.deadlines import Evidence
+from livecr.waits.reenter import Reentry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from livecr.kernel.bpf import TaskIterator
+    from livecr.target.process import Process
+    from livecr.target.tracee import Registers, Tracee
+
+__all__ = ["Calls", "look_ahead"]
+
+
+def look_ahead(pid: int, iterator: TaskIterator | None) -> Evidence:
+    """What only a running process shows."""
+    evidence = Evidence.before_freeze(pid, iterator)
+    evidence.at_rmtp = written.remember(pid)
+    return evidence
+
+
+class Calls:
+    """``registers``: the program's own, by TID; ``waits``: those that are blocked."""
+
+    def __init__(self, frozen: Process, evidence: Evidence, now_ns: dict[int, int]) -> None:
+        """``evidence``: seen before the freeze. ``now_ns``: the moment that remaining times count from."""
+        self._frozen = frozen
+        self._evidence = evidence
+        shims = Shims(frozen.leader)
+        self.registers: dict[int, Registers] = {
+            task.tid: shims.own_registers(task.registers()) for task in frozen.tasks
+        }
+        evidence.after_freeze(frozen.pid, now_ns)
+        self.waits: dict[int, Wait] = classify_all(self.registers.items(), evidence, frozen.leader.read)
+        self._reentry = Reentry(shims)
+
+    def enter_again(self) -> None:
+        """Those that the freeze has ended with EINTR."""
+        self._reentry.enter(self._frozen.tasks, self.waits, self.registers)
+
+    def set_time_left(self, task: Tracee) -> None:
+        """Just before it is let go: take off what has passed since the freeze."""
+        wait = self.waits.get(task.tid)
+        if wait is not None:
+            elapsed_ns = self._evidence.since_frozen_ns()
+            written.catch_up(task, wait, elapsed_ns)
+            self._reentry.refresh(task.tid, max(0, (wait.remaining_ns or 0) - elapsed_ns))
+
+    def put_back(self) -> None:
+        """Once the process has been let go: what the freeze has made the kernel write into its memory."""
+        written.put_back(self._frozen.pid, self.waits, self._evidence.since_frozen_ns)
