@@ -42,14 +42,16 @@ def _of_tree(root: int) -> list[Obstacle]:
     pids = tree.members(root)
     if os.getpid() in pids:
         return [Obstacle(f"process {root}", "livecr itself descends from it", "name another process")]
-    found = []
-    for pid in pids:
+    while True:
         try:
-            found += _of_one(pid)
+            found = [obstacle for pid in pids for obstacle in _of_one(pid)]
+            return found + births.obstacles(pids) + descriptors.obstacles(pids)
         except _MISSING:
-            if pid == root:
-                raise  # a child may end at any time
-    return found + births.obstacles(pids) + descriptors.obstacles(pids)
+            # A child may end at any time, and those born meanwhile will be looked at when they are frozen.
+            there = set(tree.members(root))
+            if root not in there or there.issuperset(pids):
+                raise
+            pids = [pid for pid in pids if pid in there]
 
 
 def _of_one(pid: int) -> list[Obstacle]:

@@ -234,4 +234,5 @@ def _store_core(
         arguments=procfs.read(pid, "cmdline"),
     )
     layout = elfcore.layout(about, notes, process.core_mappings(mappings), runs.native, runs.count)
-    new.store_core(pid, layout, workers=len(os.sched_getaffinity(0)))
+    gently = any(m.shares_pages and not m.shared for m in mappings)
+    new.store_core(pid, layout, workers=len(os.sched_getaffinity(0)), gently=gently)

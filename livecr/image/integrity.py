@@ -85,10 +85,11 @@ class NewImage:
         if not self._committed:
             self._remove()
 
-    def store_core(self, pid: int, layout: Layout, workers: int) -> FileRecord:
+    def store_core(self, pid: int, layout: Layout, workers: int, *, gently: bool = False) -> FileRecord:
         """Write PID.core: the layout's head and, straight from the process, its pages.
 
-        The process must not run meanwhile. Raises Failed.
+        The process must not run meanwhile. ``gently``: pages that it shares since a fork stay so; slower.
+        Raises Failed.
         """
         name = f"{pid}.core"
         fd = self._create(name)
@@ -97,7 +98,7 @@ class NewImage:
             where = ffi.new("uint64_t *")
             result = lib.lcr_dump(
                 *(pid, fd, layout.head, len(layout.head), layout.runs, layout.run_count, layout.size),
-                *(CHUNK_BYTES, digests, len(digests), workers, where),
+                *(CHUNK_BYTES, digests, len(digests), workers, int(gently), where),
             )
             if result < 0 and where[0]:
                 what = f"its memory at {where[0]:#x} cannot be read: {os.strerror(-result)}"

@@ -27,9 +27,14 @@ __all__ = [
 
 
 class Mapping:
-    """One VMA. ``flags``: the VmFlags of smaps ("rd", "wr", "gd" …); ``name``: of an anonymous VMA."""
+    """One VMA. ``flags``: the VmFlags of smaps ("rd", "wr", "gd" …); ``name``: of an anonymous VMA.
 
-    __slots__ = ("device", "end", "flags", "inode", "name", "offset", "path", "perms", "start")
+    ``shares_pages``: another process has pages of it too, that are no file's or are written to (smaps).
+    """
+
+    __slots__ = (
+        *("device", "end", "flags", "inode", "name", "offset", "path", "perms", "shares_pages", "start"),
+    )
 
     def __init__(
         self, start: int, end: int, perms: str, offset: int, device: str, inode: int, path: str
@@ -42,6 +47,7 @@ class Mapping:
         self.inode = inode
         self.path = path
         self.flags: list[str] = []
+        self.shares_pages = False
         self.name = path[6:-1] if path.startswith("[anon:") else ""
 
     @property
@@ -127,6 +133,9 @@ def mappings(pid: int, *, with_flags: bool = True) -> list[Mapping]:
     for line in _text(pid, "smaps" if with_flags else "maps").splitlines():
         if line.startswith("VmFlags:"):
             found[-1].flags = line[8:].split()
+        elif line.startswith(_SHARED_LINES):
+            if not line.endswith(" 0 kB") and (line[7] == "D" or not found[-1].path.startswith("/")):
+                found[-1].shares_pages = True
         elif line[0] in "0123456789abcdef" and "-" in line[:17]:
             words = line.split(None, 5)
             start, end = words[0].split("-")
@@ -137,6 +146,9 @@ def mappings(pid: int, *, with_flags: bool = True) -> list[Mapping]:
                 )
             )
     return found
+
+
+_SHARED_LINES = ("Shared_Clean:", "Shared_Dirty:")
 
 
 def _unescape(path: str) -> str:

@@ -24,7 +24,7 @@ __all__ = ["Inherited", "drop_the_rest", "keep", "save"]
 
 _MADV_DONTNEED = 4
 _USER_END = 0x7FFFFFFFF000
-#: VmFlags in which the VMAs of parent and child must agree, besides what maps tells.
+#: VmFlags in which the VMAs of parent and child must agree, besides what maps tells; permissions may differ.
 _DECISIVE = frozenset({"gd", "nr", "dp", "ac", "dc", "wf"})
 _CALLS_AT_ONCE = 1000
 
@@ -64,7 +64,7 @@ def save(
 
 
 def _identity(m: Mapping) -> tuple[object, ...]:
-    return m.start, m.end, m.perms, m.offset, m.device, m.inode, m.name, frozenset(m.flags) & _DECISIVE
+    return m.start, m.end, m.offset, m.device, m.inode, m.name, frozenset(m.flags) & _DECISIVE
 
 
 # -- loading -----------------------------------------------------------------------------------------------

@@ -180,6 +180,7 @@ struct job {
     uint64_t size, chunk_bytes;
     uint64_t *digests;
     size_t digest_count;
+    int gently;           /* process_vm_readv pins pages, and the kernel gives each process its own copy for that */
     atomic_size_t next;   /* the next chunk that nobody has taken */
     atomic_long error;    /* the first error, negative */
     atomic_ulong where;
@@ -231,7 +232,7 @@ static long read_target(struct job *job, char *into, size_t size, uint64_t posit
     while (done < size) {
         struct iovec pieces[PIECES];
         size_t count = 0, planned = 0;
-        for (size_t i = index; count < PIECES && done + planned < size && i < job->run_count; i++, count++) {
+        for (size_t i = index; count < (job->gently ? 1 : PIECES) && done + planned < size && i < job->run_count; i++, count++) {
             const struct lcr_run *run = &job->runs[i];
             uint64_t skip = position + done + planned - run->offset;
             size_t length = run->end - run->start - skip;
@@ -241,7 +242,7 @@ static long read_target(struct job *job, char *into, size_t size, uint64_t posit
             planned += length;
         }
         struct iovec here = {into + done, planned};
-        ssize_t got = process_vm_readv(job->pid, &here, 1, pieces, count, 0);
+        ssize_t got = job->gently ? 0 : process_vm_readv(job->pid, &here, 1, pieces, count, 0);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0 && errno != EFAULT) {
@@ -372,7 +373,7 @@ static long run_job(struct job *job, int workers)
 
 long lcr_dump(int pid, int core_fd, const void *head, size_t head_len, const struct lcr_run *runs,
               size_t run_count, uint64_t size, uint64_t chunk_bytes, uint64_t *digests, size_t digest_count,
-              int workers, uint64_t *where)
+              int workers, int gently, uint64_t *where)
 {
     *where = 0;
     uint64_t offset = head_len;
@@ -390,7 +391,7 @@ long lcr_dump(int pid, int core_fd, const void *head, size_t head_len, const str
         return -errno;
     struct job job = {.pid = pid, .fd = core_fd, .mem_fd = mem_fd, .head = head, .head_len = head_len,
                       .runs = runs, .run_count = run_count, .size = size, .chunk_bytes = chunk_bytes,
-                      .digests = digests, .digest_count = digest_count};
+                      .digests = digests, .digest_count = digest_count, .gently = gently};
     long result = run_job(&job, workers);
     *where = atomic_load(&job.where);
     close(mem_fd);

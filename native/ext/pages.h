@@ -25,10 +25,11 @@ long lcr_scan_guards(int pagemap_fd, uint64_t start, uint64_t end, struct lcr_ru
 
 /* Write a core file of `size` bytes: head, then the memory of `pid` that `runs` name, which lie in the file one
    after the other from head_len to size. digests[i] becomes the XXH3-64 of chunk i of the file. Needs the right
-   to read the process' memory. Returns 0, or -errno with *where the address in the process (0: the file). */
+   to read the process' memory. With `gently`, pages that it shares with others since a fork stay shared, which takes
+   longer. Returns 0, or -errno with *where the address in the process (0: the file). */
 long lcr_dump(int pid, int core_fd, const void *head, size_t head_len, const struct lcr_run *runs,
               size_t run_count, uint64_t size, uint64_t chunk_bytes, uint64_t *digests, size_t digest_count,
-              int workers, uint64_t *where);
+              int workers, int gently, uint64_t *where);
 /* One mapping as the core's program headers tell it; prot as of mmap(2). */
 struct lcr_vma {
     uint64_t start, end;

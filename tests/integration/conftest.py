@@ -13,9 +13,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from livecr.target.tree import members
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
 LIVECR = Path(sys.executable).parent / "livecr"
@@ -166,6 +168,7 @@ class Target:
 
     def end(self) -> None:
         """End it, and livecr if that is its parent now."""
+        descendants = [pid for pid in members(self.pid) if pid != self.pid] if not self.has_ended() else []
         for process in (self._child, self._restorer):
             if process is None:
                 continue
@@ -178,6 +181,19 @@ class Target:
                 process.wait(10)
             if process.stdout:
                 process.stdout.close()
+        for pid in {*descendants, *_in_session(self.pid)}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _in_session(sid: int) -> list[int]:
+    """What is left of a target's session, also when its first process has ended."""
+    found = []
+    for name in os.listdir("/proc"):
+        with suppress(OSError, ValueError):
+            if os.getsid(int(name)) == sid:
+                found.append(int(name))
+    return found
 
 
 @pytest.fixture
