@@ -8,6 +8,7 @@ ended are stood in for by processes that live only so long (credentials(7), sets
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 
 from livecr._native import lib
@@ -32,6 +33,7 @@ _OUTSIDE = 0  # stands for the session and the group that livecr itself is in
 #: What a child can share with its parent for good: the name in Place.shares, and clone(2)'s flag.
 SHARED = {"fs": CLONE_FS, "files": CLONE_FILES}
 _NR_KCMP = 312
+_VFORK_S, _PAUSE_S = 1.0, 0.002
 #: kcmp(2), KCMP_*: of whole processes. What they are called.
 _KCMP = {"memory": 1, "files": 2, "fs": 3, "handlers": 4}
 _CALLED = {
@@ -61,10 +63,20 @@ def obstacles(pids: list[int]) -> list[Obstacle]:
             parent = procfs.stat(pid)["ppid"]
             for name, number in _KCMP.items():
                 inside = parent in pids and name in SHARED
-                if parent and not inside and _is_shared(pid, parent, number):
+                if parent and not inside and _stays_shared(pid, parent, number):
                     what = f"it shares its {_CALLED[name]} with its parent, process {parent}"
                     found.append(Obstacle(f"process {pid}", what, "this version of livecr cannot save that"))
     return found
+
+
+def _stays_shared(pid: int, parent: int, number: int) -> bool:
+    """vfork(2) shares all until the child executes something, which is soon."""
+    give_up = time.monotonic() + _VFORK_S
+    while _is_shared(pid, parent, number):
+        if time.monotonic() > give_up:
+            return True
+        time.sleep(_PAUSE_S)
+    return False
 
 
 def _is_shared(pid: int, parent: int, number: int) -> bool:

@@ -10,7 +10,7 @@ import os
 
 from livecr.errors import Failed, Obstacle
 from livecr.image.record import Record
-from livecr.kernel import procfs
+from livecr.kernel import holders, procfs
 from livecr.kinds.files import copy_with_holes
 
 TYPE_CHECKING = False
@@ -60,12 +60,10 @@ def outsiders(
     ours = {(stats[d].st_dev, stats[d].st_ino): d for d in descriptors}
     links = {d.target for d in ours.values()}
     found: dict[tuple[int, int], Obstacle] = {}
-    for name in os.listdir("/proc") if ours else []:
-        if not name.isdigit() or int(name) in insiders or int(name) == os.getpid():
-            continue
+    for pid in holders.outsiders(insiders) if ours else []:
         try:
-            for fd in os.listdir(f"/proc/{name}/fd"):
-                path = f"/proc/{name}/fd/{fd}"
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                path = f"/proc/{pid}/fd/{fd}"
                 if os.readlink(path) not in links:
                     continue
                 stat = os.stat(path)
@@ -75,7 +73,7 @@ def outsiders(
                         (stat.st_dev, stat.st_ino),
                         Obstacle(
                             d.where,
-                            f"{d.target} is shared with process {name} (descriptor {fd})",
+                            f"{d.target} is shared with process {pid} (descriptor {fd})",
                             "let that process close it",
                         ),
                     )
