@@ -175,7 +175,9 @@ def save(frozen: Tree, calls: dict[int, Calls], frozen_at: Instant, new: NewImag
         if births.is_born_of(place, places):
             kept, common = inherited.save(pid, mappings[pid], place.ppid, mappings[place.ppid])
             stored = stored.without(common)
-        record = process.save(process_, place, mappings[pid], kept, own.get(pid, []), as_kernel_resumes)
+        record = process.save(
+            process_, frozen.children(pid), place, mappings[pid], kept, own.get(pid, []), as_kernel_resumes
+        )
         _store_core(process_, calls[pid].registers, record, mappings[pid], stored, new)
         records.append(record)
     zombies_ = [zombies.save(pid) for pid in frozen.ended]

@@ -15,7 +15,7 @@ from livecr.content import Content
 from livecr.errors import BadImage, Failed
 from livecr.image import integrity, manifest
 from livecr.image.elfcore import Core
-from livecr.kinds import births, descriptors, memory, process, zombies
+from livecr.kinds import births, descriptors, memory, process, stops, zombies
 from livecr.target.kin import Kin
 from livecr.target.shim import Shims
 from livecr.target.spawn import Seed, spawn
@@ -106,9 +106,14 @@ class _Building:
             self._bear(time_model)
             self._furnish()
             self._verification.finish()
+            for record in reversed(self._records.values()):
+                self._load_signals(record)
+                if record.stopped_by:
+                    self._complete(record)
+                    stops.load(record.stopped_by, self._seeds[record.place.pid])
             for record in self._records.values():
-                self._enter_waits(record)
-            self._complete()
+                if not record.stopped_by:
+                    self._complete(record)
         except OSError as error:
             self._kin.discard()
             raise Failed(f"{error.strerror} ({error.filename})", where="the half-built program") from error
@@ -159,8 +164,7 @@ class _Building:
         self._verification.accept(os.path.basename(self._cores[pid].where), digests)
 
     def _furnish(self) -> None:
-        """Descriptors, threads, and what each process says to the kernel; children before their parents,
-        which else would be told of what their children do."""
+        """Descriptors, threads, and what each process says to the kernel."""
         for pid, record in self._records.items():
             process.finish_memory(record, self._cores[pid], self._seeds[pid])
         own = {pid: r.descriptors for pid, r in self._records.items() if "files" not in r.place.shares}
@@ -168,8 +172,14 @@ class _Building:
         for pid, record in self._records.items():
             self._tasks |= process.load_tasks(record, self._seeds[pid])
         descriptors.arm_timers(self._content.table, self._opened, self._now)
-        for pid, record in reversed(self._records.items()):
-            process.load_rest(record, self._seeds[pid], self._tasks, self._now)
+
+    def _load_signals(self, record: process.Process) -> None:
+        """And all else that comes late. Children first: what a parent is told of them meanwhile is dropped
+        when its own signals are queued."""
+        seed = self._seeds[record.place.pid]
+        for child in record.told_of:
+            stops.report(child, seed)
+        process.load_rest(record, seed, self._tasks, self._now)
 
     def _enter_waits(self, record: process.Process) -> None:
         """Each task inside its call again; and the registers to resume it with."""
@@ -191,16 +201,15 @@ class _Building:
         wait = self._waits[tid]
         return 0 if wait.remaining_ns is None else remaining_ns(wait, self._now)
 
-    def _complete(self) -> None:
-        """Take the engine out, and give every task its registers and its signal mask."""
-        for pid, record in self._records.items():
-            seed = self._seeds[pid]
-            seed.remove_engine(memory.syscall_instruction(record.memory, seed.leader))
-            for thread in record.threads:
-                task = self._tasks[thread.tid]
-                task.stop_again()
-                task.set_registers(self._registers[thread.tid])
-                task.set_signal_mask(thread.signal_mask)
+    def _complete(self, record: process.Process) -> None:
+        """Enter the waits, take the engine out, and give every task its registers."""
+        self._enter_waits(record)
+        seed = self._seeds[record.place.pid]
+        seed.remove_engine(memory.syscall_instruction(record.memory, seed.leader))
+        for thread in record.threads:
+            task = self._tasks[thread.tid]
+            task.stop_again()
+            task.set_registers(self._registers[thread.tid])
 
     def _resume(self) -> None:
         """Let go of all, at once."""
@@ -211,6 +220,7 @@ class _Building:
                 if wait is not None:
                     written.catch_up(task, wait, self._now.elapsed_ns())
                     self._reentries[pid].refresh(thread.tid, self._left_ns(thread.tid))
+                task.set_signal_mask(thread.signal_mask)
                 task.detach()
         for pid, seed in self._seeds.items():
             own = {thread.tid for thread in self._records[pid].threads}

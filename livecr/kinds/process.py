@@ -18,6 +18,7 @@ from livecr.kinds import (
     pages,
     sessions,
     signals,
+    stops,
     threads,
     timers,
 )
@@ -44,10 +45,13 @@ class Process(Record):
     """Everything of one process but the registers and pages, which are in the core file.
 
     ``inherited``: the memory that it shares with its parent; ``descriptors``: empty if the table is the
-    parent's.
+    parent's. ``stopped_by``: the signal that has stopped it, or 0; ``told_of``: its stopped children whose
+    stop it has been told of.
     """
 
     place: births.Place
+    stopped_by: int
+    told_of: list[int]
     session: sessions.Session
     memory: memory.Memory
     inherited: list[inherited.Inherited]
@@ -72,6 +76,7 @@ def obstacles(pid: int) -> list[Obstacle]:
 
 def save(
     frozen: process.Process,
+    children: list[process.Process],
     place: births.Place,
     mappings: list[procfs.Mapping],
     kept: list[inherited.Inherited],
@@ -80,7 +85,8 @@ def save(
 ) -> Process:
     """Describe a frozen process. ``resume``: the registers that the kernel would go on with from a stop's.
 
-    ``kept``: the memory that it shares with its parent. Raises Refused for what cannot be saved.
+    ``children``: those that are frozen too; ``kept``: the memory that it shares with its parent. Raises
+    Refused for what cannot be saved.
     """
     pid = frozen.pid
     in_the_way = sessions.obstacles(pid) + credentials.obstacles(pid) + timers.obstacles(pid)
@@ -105,9 +111,11 @@ def save(
                         "actions": signals.save_actions(borrowed, told),
                         "interval_timers": timers.save_interval(borrowed),
                         "posix_timers": timers.save_posix(pid, borrowed),
+                        "told_of": stops.told(children, borrowed),
                     }
     return Process(
         place=place,
+        stopped_by=frozen.stop_signal,
         inherited=kept,
         threads=[saved[-1], *saved[:-1]],
         pending=signals.save_pending(frozen.leader, shared=True),

@@ -72,8 +72,6 @@ def obstacles(pid: int) -> list[Obstacle]:
     tracer = int(told["TracerPid"])
     if tracer not in (0, os.getpid()):
         found.append(Obstacle(task, f"process {tracer} traces it", "end the debugger or strace there"))
-    elif told["State"].startswith("T"):
-        found.append(Obstacle(task, "it is stopped by a signal", f"continue it first: kill -CONT {pid}"))
     if told["State"].startswith("Z"):
         found.append(Obstacle(task, "it has ended already (zombie)", "there is nothing left to save"))
     return found

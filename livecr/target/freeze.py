@@ -54,7 +54,8 @@ def freeze(pid: int) -> Process:
         os.close(pidfd)
         raise
     ordered = sorted(tasks.values(), key=lambda task: (task.tid != pid, task.tid))
-    return Process(pid, ordered, pidfd)
+    signals = {task.stop_signal for task in ordered} - {tracee.SIGTRAP}
+    return Process(pid, ordered, pidfd, max(signals, default=0))
 
 
 def thaw(process: Process, just_before: Callable[[Tracee], None] | None = None) -> None:

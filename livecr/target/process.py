@@ -10,12 +10,13 @@ __all__ = ["Process", "Tree"]
 
 
 class Process:
-    """``tasks``: every task, the leader first. ``pidfd``: ours."""
+    """``tasks``: every task, the leader first. ``pidfd``: ours. ``stop_signal``: what stopped it, or 0."""
 
-    def __init__(self, pid: int, tasks: list[Tracee], pidfd: int) -> None:
+    def __init__(self, pid: int, tasks: list[Tracee], pidfd: int, stop_signal: int = 0) -> None:
         self.pid = pid
         self.tasks = tasks
         self.pidfd = pidfd
+        self.stop_signal = stop_signal
 
     @property
     def leader(self) -> Tracee:
@@ -27,17 +28,22 @@ class Tree:
     """A process and all its descendants.
 
     ``processes``: parents before their children, the root first. ``ended``: PIDs of those that have ended and
-    not been waited for.
+    not been waited for. ``parents``: the parent's PID by the child's.
     """
 
-    def __init__(self, processes: list[Process], ended: list[int]) -> None:
+    def __init__(self, processes: list[Process], ended: list[int], parents: dict[int, int]) -> None:
         self.processes = processes
         self.ended = ended
+        self.parents = parents
 
     @property
     def root(self) -> Process:
         """The process that everything descends from."""
         return self.processes[0]
+
+    def children(self, pid: int) -> list[Process]:
+        """Those of its processes that are children of another."""
+        return [process for process in self.processes if self.parents.get(process.pid) == pid]
 
     @property
     def pids(self) -> list[int]:

@@ -64,6 +64,7 @@ NR = {
     "epoll_ctl": 233,
     "set_robust_list": 273,
     "accept4": 288,
+    "waitid": 247,
     "dup3": 292,
     "rt_tgsigqueueinfo": 297,
     "mlock2": 325,

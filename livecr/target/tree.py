@@ -76,7 +76,8 @@ def freeze(pid: int) -> Tree:
         for process in reversed(processes.values()):
             one.thaw(process)
         raise
-    return Tree(list(processes.values()), sorted(ended))
+    parents = {pid: procfs.stat(pid)["ppid"] for pid in processes}
+    return Tree(list(processes.values()), sorted(ended), parents)
 
 
 def _not_yet(processes: dict[int, Process], ended: set[int]) -> list[int]:

@@ -39,6 +39,7 @@ class Calls:
         self.registers: dict[int, Registers] = {
             task.tid: shims.own_registers(task.registers()) for task in frozen.tasks
         }
+        evidence.stopped = bool(frozen.stop_signal)
         evidence.after_freeze(frozen.pid, now_ns)
         self.waits: dict[int, Wait] = classify_all(self.registers.items(), evidence, frozen.leader.read)
         self._reentry = Reentry(shims)

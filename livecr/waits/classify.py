@@ -109,8 +109,8 @@ def classify(tid: int, registers: Registers, evidence: Evidence, read_memory: Re
         # EINTR with nothing delivered: ours, if the call is one that a freeze ends.
         if EINTR not in catalog.CATALOG[number].codes and not evidence.slept_until_frozen(tid):
             return None
-        if _signal_is_due(evidence.pid, tid):
-            return None  # the program's own EINTR: its handler runs as soon as it is let go
+        if evidence.stopped or _signal_is_due(evidence.pid, tid):
+            return None  # the program's own EINTR: its handler runs, or it is continued
         code = EINTR
     where = f"task {tid} of process {evidence.pid}"
     arguments = list(registers.arguments())

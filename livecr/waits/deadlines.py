@@ -64,6 +64,7 @@ class Evidence:
     def __init__(self, pid: int, iterator: TaskIterator | None) -> None:
         self.pid = pid
         self.frozen = False
+        self.stopped = False  # by a signal, before the freeze: that has ended what its tasks were in
         self.before: dict[int, TaskState] = {}
         self.after: dict[int, TaskState] = {}
         self.at_rmtp: dict[

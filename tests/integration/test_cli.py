@@ -146,8 +146,9 @@ def test_a_pipe_shared_with_an_outsider_names_that_process(
     runs_on_unharmed(one)
 
 
-def test_a_stopped_process_is_refused_and_stays_stopped(
-    counter: Callable[..., Target], livecr: Any, place: Path
+@pytest.mark.parametrize("fate", ["left running", "restored"])
+def test_a_stopped_process_stays_stopped(
+    fate: str, counter: Callable[..., Target], livecr: Any, place: Path
 ) -> None:
     """Whoever stopped it decides when it goes on."""
     one = counter("nothing")
@@ -157,7 +158,12 @@ def test_a_stopped_process_is_refused_and_stays_stopped(
         return Path(f"/proc/{one.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     until(lambda: state() == "T", "it is stopped")
-    refused(livecr, one, place, "it is stopped by a signal", f"kill -CONT {one.pid}")
+    if fate == "left running":
+        livecr("checkpoint", one.pid, "-o", place / "image", "--leave-running")
+    else:
+        livecr("checkpoint", one.pid, "-o", place / "image")
+        one.killed()
+        one.restore(place / "image")
     assert state() == "T"
     one.signal(signal.SIGCONT)
     runs_on_unharmed(one)

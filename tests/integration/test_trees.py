@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-KINDS = ["family", "sessions", "zombies", "common", "sharing", "deep", "wide", "forking"]
+KINDS = ["family", "sessions", "zombies", "stopped", "common", "sharing", "deep", "wide", "forking"]
 
 
 @pytest.mark.parametrize("fate", ["left-running", "restored"])

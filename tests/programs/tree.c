@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static int failures;
@@ -238,6 +239,42 @@ static void zombies(void)
     expect_end(grouped, 0);
 }
 
+/* -- children that are stopped: two whose parent has been told, one of which sleeps; one of which it has not ---- */
+
+static void stopped(void)
+{
+    enum { TOLD, SLEEPING, UNTOLD, COUNT };
+    pid_t pids[COUNT];
+    int status;
+    siginfo_t info;
+    for (int i = 0; i < COUNT; i++) {
+        if ((pids[i] = fork())) continue;
+        struct timespec two = {2, 0}, left = {7, 7};
+        stands(i);
+        if (i != SLEEPING) {
+            while (!shared->go) ;
+            _exit(40 + i);
+        }
+        _exit(nanosleep(&two, &left) == 0 && shared->go ? 40 + i : 1);
+    }
+    until_standing(COUNT);
+    usleep(100000); /* no matter whether it sleeps already: it has two seconds */
+    for (int i = 0; i < COUNT; i++) kill(pids[i], SIGSTOP);
+    CHECK(waitpid(pids[TOLD], &status, WUNTRACED) == pids[TOLD] && WIFSTOPPED(status), "it did not stop");
+    CHECK(waitpid(pids[SLEEPING], &status, WUNTRACED) == pids[SLEEPING] && WIFSTOPPED(status), "it did not stop");
+    waitid(P_PID, (id_t)pids[UNTOLD], &info, WSTOPPED | WNOWAIT);
+    ready();
+    shared->go = 1;
+    CHECK(waitpid(pids[TOLD], &status, WUNTRACED | WNOHANG) == 0, "told again of a stop: %#x", status);
+    CHECK(waitpid(pids[SLEEPING], &status, WUNTRACED | WNOHANG) == 0, "told again of a stop: %#x", status);
+    status = 0;
+    CHECK(waitpid(pids[UNTOLD], &status, WUNTRACED | WNOHANG) == pids[UNTOLD] && status == W_STOPCODE(SIGSTOP), "not told of a stop: %#x", status);
+    for (int i = 0; i < COUNT; i++) {
+        kill(pids[i], SIGCONT);
+        expect_end(pids[i], W_EXITCODE(40 + i, 0));
+    }
+}
+
 /* -- memory ------------------------------------------------------------------------------------------------ */
 
 #define PAGE 4096UL
@@ -427,7 +464,7 @@ static void forking(void)
 }
 
 static const struct { const char *name; void (*run)(void); } kinds[] = {
-    {"family", family}, {"sessions", sessions}, {"zombies", zombies}, {"common", common}, {"sharing", sharing},
+    {"family", family}, {"sessions", sessions}, {"zombies", zombies}, {"stopped", stopped}, {"common", common}, {"sharing", sharing},
     {"deep", deep}, {"wide", wide}, {"forking", forking},
 };
 
