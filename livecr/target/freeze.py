@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["confirm", "end", "freeze", "thaw"]
+__all__ = ["confirm", "end", "freeze", "kill", "thaw"]
 
 _STOP_TIMEOUT_MS = 5000
 _END_TIMEOUT_S = 2.0
@@ -80,9 +80,14 @@ def _is_our_child(pid: int) -> bool:
         return False
 
 
+def kill(process: Process) -> None:
+    """Let the frozen process end."""
+    lib.lcr_syscall(_NR_PIDFD_SEND_SIGNAL, process.pidfd, 9, 0, 0, 0, 0)
+
+
 def end(process: Process) -> None:
     """Kill the frozen process and wait until it has ended. Its parent still gets its status."""
-    lib.lcr_syscall(_NR_PIDFD_SEND_SIGNAL, process.pidfd, 9, 0, 0, 0, 0)
+    kill(process)
     status = ffi.new("int *")
     ours = _is_our_child(process.pid)
     for task in reversed(process.tasks):  # the leader's end is reported when all others are gone

@@ -107,6 +107,11 @@ def confirm(tree: Tree) -> None:
 
 
 def end(tree: Tree) -> None:
-    """Kill all and wait until they have ended. The parent of the root still gets its status."""
+    """Kill all and wait until they have ended. The parent of the root still gets its status.
+
+    All are killed before any is waited for: should livecr die in between, half a tree would run on.
+    """
+    for process in tree.processes:
+        one.kill(process)
     for process in reversed(tree.processes):
         one.end(process)
