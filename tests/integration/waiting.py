@@ -1,8 +1,11 @@
-"""Programs that wait, and the three things that may happen to one: nothing, a checkpoint, death and restore.
+"""Programs that wait, the three things that may happen to one, and how their times are judged.
 
-Used by the test_wait*.py files. The programs run with real-time priority where they may, so that what they
-measure is their wait and not how busy the machine is. Even so it may be a millisecond late in waking one: so
-a wait that came out too long, and that alone, is tried again, and an error of livecr's would be there again.
+What may happen: nothing, a checkpoint, death and restore. The programs run with real-time priority where they
+may, so that what they measure is their wait and not how busy the machine is. Even so a task may be woken too
+late, or preempted, by a millisecond and more. So what is judged by a clock, and came late or missed its
+moment, is tried again with fresh processes (`in_time`, `again`): an error of livecr's would be there again.
+What comes too early, and any other answer than the right one, fails at once. Used by whatever test looks at
+a clock.
 """
 
 from __future__ import annotations
@@ -15,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from livecr.waits.catalog import CATALOG
-from tests.integration.conftest import until
+from tests.integration.conftest import LIVECR, Disturbed, until
 
 __all__ = [
     *("ALLOWED_NS", "FATES", "LEFT_RUNNING", "NUMBERS", "PRIORITY", "RESTORED", "UNDISTURBED"),
-    *("answer", "in_time", "meet_all", "milliseconds"),
+    *("again", "answer", "in_time", "meet_all", "milliseconds", "starting_ms"),
 ]
 
 UNDISTURBED, LEFT_RUNNING, RESTORED = FATES = ("undisturbed", "left-running", "restored")
@@ -31,23 +34,77 @@ _MAY = subprocess.run([*_REAL_TIME, "true"], capture_output=True).returncode == 
 PRIORITY = _REAL_TIME if _MAY else ["nice", "-n", "-20"]
 NUMBERS = {row.name: row.number for row in CATALOG.values()}
 _TRIES = 3
+#: What meet_all does with one kind takes less than to start livecr so many times; about five when all is idle.
+_STARTS_A_KIND = 10
+
+
+def again(attempt: Callable[[int], None]) -> None:
+    """Make ``attempt(0)``; if it was Disturbed ``attempt(1)``, and then ``attempt(2)``, which counts."""
+    for number in range(_TRIES - 1):
+        try:
+            return attempt(number)
+        except Disturbed as disturbed:
+            print(f"again, since {disturbed}")
+    return attempt(_TRIES - 1)
+
+
+def in_time(
+    kinds: Iterable[str],
+    run: Callable[[list[str]], dict[tuple[str, str], int]],
+    *,
+    allowed_ns: int = ALLOWED_NS,
+    early_ns: int = 0,
+) -> None:
+    """Let ``run(kinds)`` tell by how much each kind was late under each fate, in ns.
+
+    None may be early, by more than ``early_ns``, which is what their clock cannot tell. Those that are later
+    than ``allowed_ns`` and the latest undisturbed one together are run again.
+    """
+    remaining = list(kinds)
+
+    def attempt(number: int) -> None:
+        nonlocal remaining
+        late_ns = run(remaining)
+        assert all(late >= -early_ns for late in late_ns.values()), f"too early, in ns: {late_ns}"
+        noise_ns = max((late for (_, fate), late in late_ns.items() if fate == UNDISTURBED), default=0)
+        too_late = {which: late for which, late in late_ns.items() if late > allowed_ns + noise_ns}
+        remaining = sorted({kind for kind, _ in too_late})
+        if remaining:
+            raise Disturbed(f"too late in attempt {number} by (ns): {too_late}; noise {noise_ns}")
+
+    again(attempt)
+
+
+def starting_ms() -> int:
+    """How long it takes just now to start livecr: a measure of how busy the machine is."""
+    took = []
+    for _ in range(2):  # the first may have to compile
+        began = time.monotonic()
+        subprocess.run([LIVECR, "--version"], check=True, capture_output=True)
+        took.append(time.monotonic() - began)
+    return round(1000 * min(took))
 
 
 def milliseconds(count: int) -> int:
     """How long to wait so that ``count`` kinds can all meet their three fates before it is over."""
-    return 2500 + 700 * count
+    return min(30_000, 1500 + count * max(300, _STARTS_A_KIND * starting_ms()))
 
 
 def meet_all(programs: list[tuple[str, Any, Path]], livecr: Any, *, dead_seconds: float = 0.3) -> None:
-    """Let programs meet their fates; all run when this returns.
+    """Let programs meet their fates; all run when this returns. Disturbed if one was over before it met its.
 
     Those that are to die are all dead together for at least ``dead_seconds``.
     """
     for fate, one, image in programs:
-        if fate == LEFT_RUNNING:
-            livecr("checkpoint", one.pid, "-o", image, "--leave-running")
-        elif fate == RESTORED:
-            livecr("checkpoint", one.pid, "-o", image)
+        try:
+            if fate == LEFT_RUNNING:
+                livecr("checkpoint", one.pid, "-o", image, "--leave-running")
+            elif fate == RESTORED:
+                livecr("checkpoint", one.pid, "-o", image)
+        except AssertionError:
+            one.must_run()
+            raise
+        if fate == RESTORED:
             one.killed()
     dead = [(one, image) for fate, one, image in programs if fate == RESTORED]
     if dead:
@@ -61,20 +118,3 @@ def answer(one: Any) -> Any:
     assert one.wait() == 0, one.output()
     until(lambda: one.output().endswith("\n"), "it has printed all")
     return json.loads(one.output())
-
-
-def in_time(kinds: Iterable[str], run: Callable[[list[str]], dict[tuple[str, str], int]]) -> None:
-    """Let ``run(kinds)`` tell by how much each kind was late under each fate, in ns.
-
-    None may be early; those that are later than they may be are run again.
-    """
-    remaining = list(kinds)
-    for _ in range(_TRIES):
-        late_ns = run(remaining)
-        assert all(late >= 0 for late in late_ns.values()), f"woken too early, in ns: {late_ns}"
-        noise_ns = max(late for (_, fate), late in late_ns.items() if fate == UNDISTURBED)
-        too_late = {which: late for which, late in late_ns.items() if late > ALLOWED_NS + noise_ns}
-        remaining = sorted({kind for kind, _ in too_late})
-        if not remaining:
-            return
-    raise AssertionError(f"too late in each of {_TRIES} tries, last by (ns): {too_late}; noise {noise_ns}")
