@@ -22,6 +22,8 @@ from livecr.waits.catalog import CATALOG
 from livecr.waits.classify import Wait, classify_all
 from livecr.waits.deadlines import Evidence, moment
 from livecr.waits.live import LiveWait, live_waits, obstacles_before_freeze, waiting_calls
+from tests.integration.conftest import Disturbed
+from tests.integration.waiting import again
 
 SOURCE = Path(__file__).parent.parent / "programs" / "wait_until.c"
 MINUTE_MS = 60_000
@@ -219,7 +221,7 @@ def test_the_remaining_time_is_counted_from_the_freeze(binary: Path, iterator: T
 
 
 def test_a_program_that_was_classified_sleeps_its_time_out(binary: Path, iterator: TaskIterator) -> None:
-    with waiting(binary, "nanosleep", "nanosleep", milliseconds=700) as waiter:
+    with waiting(binary, "nanosleep", "nanosleep", milliseconds=1500) as waiter:
         frozen(waiter, iterator)
         frozen(waiter, iterator)
         assert waiter.process.stdout is not None
@@ -249,12 +251,6 @@ def test_deadlines_are_on_the_clock_of_the_programs_time_namespace(
 # -- the lesser sources ----------------------------------------------------------------------------
 
 
-def allowed_sources(without: str) -> tuple[str, ...]:
-    best_first = ("restart-block", "sleeper", "timer-list", "scheduler", "argument")
-    gone = without.split(",") + (["restart-block", "sleeper"] if "bpf" in without else [])
-    return tuple(source for source in best_first if source not in gone)
-
-
 @pytest.mark.parametrize(
     ("without", "expected"),
     [
@@ -269,21 +265,27 @@ def test_each_source_agrees_with_the_program_within_what_it_claims(
     binary: Path, monkeypatch: pytest.MonkeyPatch, kind: str, without: str, expected: str
 ) -> None:
     monkeypatch.setenv("LIVECR_WITHOUT", without)
-    try:
-        iterator = TaskIterator.open()
-    except Unavailable:
-        iterator = None
-    assert (iterator is None) == ("bpf" in without)
-    try:
-        with waiting(binary, kind, NAMES[kind]) as waiter:
-            wait = frozen(waiter, iterator)
-    finally:
-        if iterator is not None:
-            iterator.close()
-    assert wait.source == expected
-    assert wait.clock == waiter.clock
-    assert wait.deadline_ns is not None
-    waiter.agrees(wait.deadline_ns, wait.uncertainty_ns)
+
+    def attempt(number: int) -> None:
+        try:
+            iterator = TaskIterator.open()
+        except Unavailable:
+            iterator = None
+        assert (iterator is None) == ("bpf" in without)
+        try:
+            with waiting(binary, kind, NAMES[kind]) as waiter:
+                wait = frozen(waiter, iterator)
+        finally:
+            if iterator is not None:
+                iterator.close()
+        assert wait.clock == waiter.clock
+        assert wait.deadline_ns is not None
+        waiter.agrees(wait.deadline_ns, wait.uncertainty_ns)
+        if expected == "timer-list" and wait.source == "scheduler":
+            raise Disturbed("another program's timer looked just like this one's")
+        assert wait.source == expected
+
+    again(attempt)
 
 
 def test_a_point_in_time_needs_no_source_but_the_argument(

@@ -92,8 +92,9 @@ def test_a_wait_ends_as_if_nothing_had_happened(
     """It would have noticed another result, another ``rmtp``, or a wait of another length."""
 
     def run(kinds: list[str]) -> dict[tuple[str, str], int]:
+        wait_ms = milliseconds(len(kinds))
         twins = [
-            (kind, fate, target([*PRIORITY, program("wait_call"), kind, milliseconds(len(kinds))]))
+            (kind, fate, target([*PRIORITY, program("wait_call"), kind, wait_ms]))
             for kind in kinds
             for fate in FATES
         ]

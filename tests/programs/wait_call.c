@@ -218,8 +218,9 @@ static void *peer(void *unused)
     pthread_sigmask(SIG_BLOCK, &all, NULL);
     if (row->peer == p_unlock)
         syscall(SYS_futex, &word, FUTEX_LOCK_PI_PRIVATE, 0, NULL);
+    struct timespec own = given; /* the call may write to that */
     *(volatile int *)unused = 1;
-    syscall(SYS_nanosleep, &given, NULL);
+    syscall(SYS_nanosleep, &own, NULL);
     row->peer();
     if (row->peer != p_end) /* else its end would be noticed too */
         pause();
