@@ -24,6 +24,8 @@ import pytest
 from tests.integration.conftest import LIVECR, until
 
 KILLS = 200
+#: Attempts at something that a test cannot aim at well on a busy machine.
+ATTEMPTS = 3
 REALTIME = signal.SIGRTMIN + 1
 
 
@@ -123,13 +125,26 @@ def until_frozen(pid: int, livecr: subprocess.Popen[Any]) -> bool:
     return False
 
 
+def seen_frozen(pid: int, image: Path) -> tuple[subprocess.Popen[bytes], float]:
+    """A checkpoint that has seized the program just now, which is left running, and when it was begun.
+
+    It is over in so short a time that a busy machine may not let this test see it: then another is begun.
+    """
+    for _ in range(20):
+        began = time.monotonic()
+        livecr = begin_checkpoint(pid, image, "--leave-running")
+        if until_frozen(pid, livecr):
+            return livecr, began
+        assert livecr.wait() == 0, said(image).read_text()
+        shutil.rmtree(image)
+    raise AssertionError("20 checkpoints, and the program was never seen to be frozen")
+
+
 def durations(story: Story, directory: Path) -> tuple[float, float]:
     """Seconds that a whole checkpoint takes, and that the program is traced in it: medians of five."""
     whole, traced = [], []
     for _ in range(5):
-        began = time.monotonic()
-        livecr = begin_checkpoint(story.pid, directory / "measured", "--leave-running")
-        assert until_frozen(story.pid, livecr), said(directory / "measured").read_text()
+        livecr, began = seen_frozen(story.pid, directory / "measured")
         frozen = time.monotonic()
         while status(story.pid)["TracerPid"] != "0":
             pass
@@ -173,7 +188,9 @@ def test_killed_at_any_moment(
     one = story()
     whole, traced = durations(one, images)
     while_frozen = 0
-    for number in range(KILLS):
+    for number in range(ATTEMPTS * KILLS):
+        if number >= KILLS and while_frozen > KILLS / 8:
+            break
         killed = begin_checkpoint(one.pid, images / "image", "--leave-running")
         if number % 4:  # three of four while the program is in livecr's hands
             until_frozen(one.pid, killed)
@@ -206,7 +223,9 @@ def test_asked_to_end_at_any_moment(
     whole, traced = durations(one, images)
     codes = {-number, 0} | ({130} if number == signal.SIGINT else set())
     broken_off = 0
-    for attempt in range(16):
+    for attempt in range(ATTEMPTS * 16):
+        if attempt >= 16 and broken_off:
+            break
         asked = begin_checkpoint(one.pid, images / "image", "--leave-running")
         if attempt % 2:
             until_frozen(one.pid, asked)
@@ -214,7 +233,7 @@ def test_asked_to_end_at_any_moment(
         else:
             time.sleep(chance.uniform(0.3 * whole, whole))
         asked.send_signal(number)
-        code = asked.wait(20)
+        code = asked.wait(40)
         # Before Python has set up its own handling, SIGINT ends it like any other.
         assert code in codes
         one.is_unharmed()
@@ -245,8 +264,7 @@ def test_signals_during_checkpoints(story: Callable[..., Story], images: Path, c
     one = story()
     _, traced = durations(one, images)
     for _ in range(12):
-        livecr = begin_checkpoint(one.pid, images / "image", "--leave-running")
-        assert until_frozen(one.pid, livecr), said(images / "image").read_text()
+        livecr, _ = seen_frozen(one.pid, images / "image")
         for _ in range(4):
             time.sleep(chance.uniform(0, traced / 4))
             one.send()
@@ -264,8 +282,7 @@ def test_stopped_during_checkpoints(
     one = story()
     _, traced = durations(one, images)
     for _ in range(8):
-        livecr = begin_checkpoint(one.pid, images / "image", "--leave-running")
-        assert until_frozen(one.pid, livecr), said(images / "image").read_text()
+        livecr, _ = seen_frozen(one.pid, images / "image")
         time.sleep(chance.uniform(0, traced / 2))
         one.process.signal(signal.SIGSTOP)
         if fate == "killed":
@@ -287,8 +304,7 @@ def test_stopped_and_continued_during_checkpoints(
     one = story()
     _, traced = durations(one, images)
     for _ in range(8):
-        livecr = begin_checkpoint(one.pid, images / "image", "--leave-running")
-        assert until_frozen(one.pid, livecr), said(images / "image").read_text()
+        livecr, _ = seen_frozen(one.pid, images / "image")
         time.sleep(chance.uniform(0, traced / 3))
         one.process.signal(signal.SIGSTOP)
         time.sleep(chance.uniform(0, traced / 3))
@@ -303,15 +319,17 @@ def test_program_killed_during_checkpoints(
     story: Callable[..., Story], images: Path, chance: random.Random
 ) -> None:
     """Its parent learns how it ended, at once; livecr says what happened and leaves nothing."""
-    told = set()
-    for _ in range(15):
+    told: set[str] = set()
+    for attempt in range(ATTEMPTS * 15):
+        if attempt >= 15 and told:
+            break
         one = story()
         livecr = begin_checkpoint(one.pid, images / "image", "--leave-running")
         until_frozen(one.pid, livecr)
         time.sleep(chance.uniform(0, 0.02))
         one.process.signal(signal.SIGKILL)
-        assert one.process.wait(20) == -signal.SIGKILL
-        livecr.wait(20)
+        assert one.process.wait(40) == -signal.SIGKILL
+        livecr.wait(40)
         output = said(images / "image").read_text()
         if livecr.returncode == 0:  # all of it had been read by then
             assert remains(images) == ["image"]
