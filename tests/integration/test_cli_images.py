@@ -163,7 +163,7 @@ def test_show_tells_what_is_in_it(sound: Path, livecr: Any) -> None:
     assert thread["tid"] == process["pid"]
     if thread["wait"] is not None:  # it may have been caught between two sleeps
         assert thread["wait"]["call"] == "clock_nanosleep"
-        assert 0 <= thread["wait"]["remaining_ns"] <= 2_000_000
+        assert 0 <= thread["wait"]["remaining_ns"] <= 2_000_000 + 50_000  # the timer's slack
     by_number = {row["fd"]: row for row in process["descriptors"]}
     assert sorted(by_number) == [0, 1, 2, 3, 4]
     assert (by_number[0]["kind"], by_number[0]["what"]) == ("device", "/dev/null")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.integration.waiting import RESTORED, again, meet_all, milliseconds
 
 WHO = ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Umask")
 USERS = {
@@ -31,15 +31,26 @@ def who(pid: int) -> dict[str, str]:
     return {name: lines[name].strip() for name in WHO} | {"limits": limits}
 
 
-@pytest.mark.parametrize("user", USERS)
-def test_a_program_of_another_user(user: str, target: Callable[..., Any], image: Path, livecr: Any) -> None:
-    """It sleeps on, as who it was."""
-    limited = ["prlimit", "--nofile=100:200", "--core=0:0", "setpriv", *USERS[user], "sleep", "4"]
-    one = target(limited)
-    one.until_blocked(230)
-    before = who(one.pid)
-    livecr("checkpoint", one.pid, "-o", image)
-    one.killed()
-    one.restore(image)
-    assert who(one.pid) == before
-    assert one.wait() == 0
+def test_programs_of_other_users(target: Callable[..., Any], tmp_path: Path, livecr: Any) -> None:
+    """Each sleeps on, as who it was."""
+
+    def attempt(number: int) -> None:
+        seconds = milliseconds(len(USERS)) / 1000
+        sleepers = {}
+        for user, options in USERS.items():
+            limited = ["prlimit", "--nofile=100:200", "--core=0:0", "setpriv", *options, "sleep", seconds]
+            sleepers[user] = target(limited)
+        for one in sleepers.values():
+            one.until_blocked(230)
+        before = {user: who(one.pid) for user, one in sleepers.items()}
+        meet_all(
+            [(RESTORED, one, tmp_path / f"{one.pid}.livecr") for one in sleepers.values()],
+            livecr,
+            dead_seconds=0,
+        )
+        for one in sleepers.values():
+            one.must_run()
+        assert {user: who(one.pid) for user, one in sleepers.items()} == before
+        assert {user: one.wait() for user, one in sleepers.items()} == dict.fromkeys(USERS, 0)
+
+    again(attempt)

@@ -87,7 +87,7 @@ def test_every_kind(
     if fate == "restored-twice":
         assert difference(before, frame(one.pid)) == ""
         livecr("checkpoint", one.pid, "-o", tmp_path / "second.livecr")
-        one.process.wait()
+        one.process.killed()
         one.process.restore(tmp_path / "second.livecr")
     assert difference(before, frame(one.pid)) == ""
     one.finish()
@@ -185,7 +185,7 @@ def test_a_mapped_file_is_no_longer_the_same(
     try:
         said = livecr("restore", "--detach", image, exit_code=3)
     finally:
-        restored = Path(f"/proc/{one.pid}").exists()
+        restored = not one.process.has_ended()
         if restored:
             os.kill(one.pid, signal.SIGKILL)
     assert str(file) in said.stderr

@@ -1,5 +1,5 @@
 /* Timerfds of every sort, set before a checkpoint; after it (SIGUSR1) each is held against the program's own clock.
-   usage: kind_timerfd; prints "ready", then after SIGUSR1 "ok" or what is different. */
+   usage: kind_timerfd; prints "ready", then after SIGUSR1 "ok" or what is different; "late", if that is all. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -64,7 +64,7 @@ static void ticks_are(const char *name, int fd, int clock, long long first, long
     CHECK(read(fd, &ticks, 8) == 8, "%s: read: %m", name);
     long long after = now(clock);
     long long least = (before - SLACK - first) / interval + 1 - were_read, most = (after + SLACK - first) / interval + 1 - were_read;
-    CHECK((long long)ticks >= least, "%s: %llu ticks, not %lld", name, (unsigned long long)ticks, least);
+    CHECK((long long)ticks >= least, "%s: late: %llu ticks, not %lld", name, (unsigned long long)ticks, least);
     CHECK((long long)ticks <= most, "%s: %llu ticks, not %lld", name, (unsigned long long)ticks, most);
 }
 

@@ -166,7 +166,8 @@ int main(int argc, char **argv)
     char *out = anonymous(256 * PAGE, MAP_PRIVATE);
     madvise(out, 256 * PAGE, MADV_NOHUGEPAGE);
     fill(out, 256 * PAGE, 14);
-    if (argc > 2) madvise(out, 256 * PAGE, MADV_PAGEOUT);
+    for (int i = 0; argc > 2 && i < 20; i++, usleep(5000)) /* pages that somebody looks at just then are left out */
+        madvise(out, 256 * PAGE, MADV_PAGEOUT);
     tell("out", out, 256 * PAGE);
 
     char *brk_before = sbrk(0);

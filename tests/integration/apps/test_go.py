@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.apps.fates import FATES, Lives, check_story
+from tests.integration.apps.fates import FATES, Lives
 
 
 @pytest.mark.parametrize("fate", FATES)
@@ -19,10 +19,14 @@ def test_goroutines_that_need_no_epoll(
     fate: str, built: Callable[[str], Path], target: Callable[..., Any], lives: Lives, tmp_path: Path
 ) -> None:
     """Busy goroutines, and others in nanosleep(2), on channels, and writing a file, go on."""
-    one = target([built("goroutines.go"), tmp_path / "lines", str(lives.wait_ms()), "calls"], GOGC="off")
-    one.until_printed("ready")
-    lives.through(fate, one)
-    check_story(one, {"nanosleep": 8}, {"42"}, tmp_path / "lines")
+    command, lines = built("goroutines.go"), tmp_path / "lines"
+    lives.story(
+        fate,
+        lambda wait_ms: target([command, lines, str(wait_ms), "calls"], GOGC="off"),
+        {"nanosleep": 8},
+        {"42"},
+        lines,
+    )
 
 
 @pytest.mark.parametrize("fate", FATES)
@@ -30,7 +34,11 @@ def test_timers_of_go(
     fate: str, built: Callable[[str], Path], target: Callable[..., Any], lives: Lives, tmp_path: Path
 ) -> None:
     """time.Sleep and os.File make the runtime wait in epoll_pwait, woken by an eventfd: all are in time."""
-    one = target([built("goroutines.go"), tmp_path / "lines", str(lives.wait_ms()), "timers"])
-    one.until_printed("ready")
-    lives.through(fate, one)
-    check_story(one, {"sleep": 4, "select": 4}, {"42"}, tmp_path / "lines")
+    command, lines = built("goroutines.go"), tmp_path / "lines"
+    lives.story(
+        fate,
+        lambda wait_ms: target([command, lines, str(wait_ms), "timers"]),
+        {"sleep": 4, "select": 4},
+        {"42"},
+        lines,
+    )

@@ -12,17 +12,18 @@ from typing import Any
 
 import pytest
 from tests.integration.apps.conftest import APPS
-from tests.integration.apps.fates import FATES, Lives, check_story
+from tests.integration.apps.fates import FATES, Lives
 
 WAITS = {"sleep": 3, "condition_wait": 3, "queue_get": 3, "lock_acquire": 3}
 
 
 def run(python: Path, fate: str, target: Callable[..., Any], lives: Lives, lines_file: Path) -> None:
     """One interpreter, one fate."""
-    one = target([python, APPS / "threads.py", lines_file, str(lives.wait_ms())])
-    one.until_printed("ready")
-    lives.through(fate, one)
-    check_story(one, WAITS, {"41", "42"}, lines_file)
+
+    def start(wait_ms: int) -> Any:
+        return target([python, APPS / "threads.py", lines_file, str(wait_ms)])
+
+    lives.story(fate, start, WAITS, {"41", "42"}, lines_file)
 
 
 @pytest.mark.parametrize("fate", FATES)

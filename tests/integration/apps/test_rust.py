@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.apps.fates import FATES, Lives, check_story
+from tests.integration.apps.fates import FATES, Lives
 
 WAITS = {"sleep": 2, "condvar": 2, "channel": 2, "park": 2}
 
@@ -21,7 +21,5 @@ def test_threads_of_rust(
     fate: str, built: Callable[[str], Path], target: Callable[..., Any], lives: Lives, tmp_path: Path
 ) -> None:
     """Its threads wait, work and write as if nothing had been."""
-    one = target([built("threads.rs"), tmp_path / "lines", str(lives.wait_ms())])
-    one.until_printed("ready")
-    lives.through(fate, one)
-    check_story(one, WAITS, {"42"}, tmp_path / "lines")
+    command, lines = built("threads.rs"), tmp_path / "lines"
+    lives.story(fate, lambda wait_ms: target([command, lines, str(wait_ms)]), WAITS, {"42"}, lines)
