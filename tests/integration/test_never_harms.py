@@ -180,7 +180,7 @@ def chance(record_property: Callable[[str, object], None]) -> random.Random:
     return random.Random(seed)
 
 
-@pytest.mark.time_limit(240)
+@pytest.mark.time_limit(480)
 def test_killed_at_any_moment(
     story: Callable[..., Story], images: Path, chance: random.Random, livecr: Any, image: Path
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.conftest import Disturbed
-from tests.integration.waiting import again, starting_ms
+from tests.integration.waiting import again, checkpoint, starting_ms
 
 __all__ = ["FATES", "Lives", "check_story"]
 
@@ -67,13 +67,8 @@ class Lives:
             tick(_BEFORE_S / len(steps))
             image = self._directory / f"image-{one.pid}-{number}.livecr"
             one.must_run()
-            try:
-                self._livecr("checkpoint", one.pid, "-o", image, *["--leave-running"] * (step == "leave"))
-            except AssertionError:
-                one.must_run()
-                raise
+            checkpoint(one, image, self._livecr, leave_running=step == "leave")
             if step == "restore":
-                one.killed()
                 time.sleep(_IN_IMAGE_S / len(steps))
                 one.restore(image)
 

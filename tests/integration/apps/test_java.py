@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from tests.integration.apps.fates import FATES, Lives, check_story
-from tests.integration.waiting import again
+from tests.integration.waiting import again, checkpoint
 
 WAITS = {"sleep": 3, "wait": 3, "park": 3, "poll": 3, "scheduled": 1}
 
@@ -55,8 +55,7 @@ def test_another_jvm_starts_while_the_program_is_in_its_image(
         one = target(["java", *options, "Threads", tmp_path / "lines", str(lives.wait_ms())])
         one.until_printed("ready")
         image = tmp_path / f"{number}.livecr"
-        livecr("checkpoint", one.pid, "-o", image)
-        one.killed()
+        checkpoint(one, image, livecr)
         subprocess.run(["java", "-version"], check=True, capture_output=True)
         if option == "-XX:-UsePerfData":
             one.restore(image)
