@@ -79,7 +79,9 @@ def test_show(
         one.until_printed("ready")
         one.until_blocked()
         undergo("left-running", one, place, livecr)
-        told = json.loads(livecr("show", place / f"{one.pid}", "--json").stdout)["processes"][0]["descriptors"]
+        told = json.loads(livecr("show", place / f"{one.pid}", "--json").stdout)["processes"][0][
+            "descriptors"
+        ]
         shown = [(d["what"], d["access"]) for d in told if d["kind"] == kind]
         for wanted in SHOWN[kind]:
             assert any(wanted in what and access == "" for what, access in shown), (wanted, shown)
