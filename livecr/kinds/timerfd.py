@@ -186,17 +186,18 @@ def load(record: TimerFd) -> int:
 
 def arm(record: TimerFd, fd: int, now: ProgramTime) -> None:
     """Set the timer ``fd`` of livecr. Expirations that ``now`` is past are counted."""
-    deadline, ticks = record.deadline_ns, record.ticks
+    undone = _since_freeze(record, now)
+    deadline, ticks = record.deadline_ns, record.ticks - undone
     cancel = record.settime_flags & TFD_TIMER_CANCEL_ON_SET
     if deadline:
-        ahead = 0
-        left = _left_ns(record, now)
-        if ticks and record.interval_ns and left < _SOON_NS:
+        ahead = -undone * record.interval_ns
+        left = _left_ns(record, now) + ahead
+        if (ticks or undone) and record.interval_ns and left < _SOON_NS:
             # Setting the ticks would overwrite one that came between the two calls. The program does not run
             # yet, so it cannot see that those due any moment are counted now.
             due = (_SOON_NS - left) // record.interval_ns + 1
             ticks += due
-            ahead = due * record.interval_ns
+            ahead += due * record.interval_ns
         if _is_absolute(record, now):
             # Also what was set as a relative time: it makes no difference, and loses nothing on the way.
             value = deadline - _offset_ns(record, now) + ahead
@@ -208,6 +209,18 @@ def arm(record: TimerFd, fd: int, now: ProgramTime) -> None:
         _settime(fd, record.settime_flags, record.interval_ns, 1 if ticks else 0)
     if ticks:
         _call("TFD_IOC_SET_TICKS", NR_IOCTL, fd, TFD_IOC_SET_TICKS, ffi.new("uint64_t *", ticks))
+
+
+def _since_freeze(record: TimerFd, now: ProgramTime) -> int:
+    """How many of the expirations came after the freeze, before the timer was looked at.
+
+    The program's clocks go on from the freeze, so for it these are still to come.
+    """
+    counted = _counted(record.clock, record.settime_flags)
+    if counted not in clock.SHIFTED or not record.interval_ns or not record.deadline_ns:
+        return 0
+    ahead_ns = record.deadline_ns - now.frozen_at_ns[counted]
+    return min(record.ticks, max(0, (ahead_ns - 1) // record.interval_ns))
 
 
 def _is_absolute(record: TimerFd, now: ProgramTime) -> bool:

@@ -33,6 +33,11 @@ class ProgramTime:
         Without a time ``namespace`` the program's clocks are the host's; only its waits are shifted.
         """
         now = {c: clock.host_now_ns(c) for c in (clock.MONOTONIC, clock.BOOTTIME)}
+        #: What its clocks said at the freeze.
+        self.frozen_at_ns = {
+            clock.MONOTONIC: frozen_at.monotonic_ns,
+            clock.BOOTTIME: frozen_at.boottime_ns,
+        }
         self._resumed_ns = now[clock.MONOTONIC]
         # The machine may have booted since, so only CLOCK_REALTIME tells how long the program was away.
         away_ns = max(0, clock.host_now_ns(clock.REALTIME) - frozen_at.realtime_ns)

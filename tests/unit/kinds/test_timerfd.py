@@ -103,6 +103,20 @@ def test_what_expired_meanwhile_is_counted_with_what_was_unread() -> None:
         assert HOUR // 2 - 60_000 * MS < remaining <= HOUR // 2
 
 
+@pytest.mark.parametrize("clock_id", [clock.MONOTONIC, clock.REALTIME])
+def test_expirations_between_the_freeze_and_the_look_are_still_to_come(clock_id: int) -> None:
+    """The program's clock goes on from the freeze, and would show fewer intervals than there are ticks."""
+    at = frozen_at()
+    deadline = (
+        at.monotonic_ns + 2 * HOUR + HOUR // 2
+    )  # those half an hour and 1.5 h after the freeze are over
+    wanted = record(clock_id, deadline, ticks=3, interval_ns=HOUR, left_ns=HOUR // 2)
+    with armed(wanted, ProgramTime(at)) as fd:
+        _, _, remaining, _ = timerfd._look(fd, clock.MONOTONIC)
+        assert unread(fd) == 1
+    assert HOUR // 2 - 60_000 * MS < remaining <= HOUR // 2
+
+
 def test_one_that_has_fired_stays_so() -> None:
     """It is read once, and not set."""
     with armed(record(clock.MONOTONIC, 0, ticks=1), ProgramTime(frozen_at())) as fd:
