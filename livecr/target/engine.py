@@ -46,12 +46,13 @@ _MAP_FIXED_NOREPLACE = 0x100000
 
 
 def free_range(taken: list[tuple[int, int]], size: int, limit: int = _TASK_SIZE) -> int:
-    """The start of a hole of ``size`` bytes: in the middle of the largest gap between ``taken`` ranges."""
+    """The start of a hole of ``size`` bytes: in the middle of the largest gap between ``taken`` ranges
+    below ``limit``."""
     best, at = 0, 0
     previous = 1 << 20
     for start, end in [*sorted(taken), (limit, limit)]:
-        if start - previous > best:
-            best, at = start - previous, previous
+        if min(start, limit) - previous > best:
+            best, at = min(start, limit) - previous, previous
         previous = max(previous, end)
     if best < size + 2 * PAGE:
         raise Failed(f"no hole of {size} bytes is left in the address space")

@@ -154,3 +154,21 @@ def test_an_image_says_what_it_is(
     assert " nanosleep " in livecr("waits", one.pid).stdout
     livecr("checkpoint", one.pid, "-o", image, "--leave-running")
     assert " nanosleep " in livecr("show", image).stdout
+
+
+@pytest.mark.parametrize("machines", [("", M32, ""), (M32, "", M32)])
+def test_a_tree_of_both_kinds(
+    machines: tuple[str, ...],
+    program: Callable[..., Path],
+    target: Callable[..., Any],
+    image: Path,
+    livecr: Any,
+) -> None:
+    """Each would notice a child that is not its own, or is of another kind than it was."""
+    one = target([program("mixed", *([machine] if machine else [])) for machine in machines])
+    until(lambda: one.output().count("ready") == len(machines), "all are ready")
+    undergo("restored", one, image, livecr)
+    one.signal(signal.SIGUSR1)
+    assert one.wait() == 0, one.output()
+    bits = ["4" if machine else "8" for machine in machines]
+    assert one.output().splitlines()[len(bits) :] == [f"done {size}" for size in reversed(bits)]
