@@ -16,7 +16,7 @@ from livecr.errors import BadImage, Failed
 from livecr.image import integrity, manifest
 from livecr.image.elfcore import Core
 from livecr.kernel import machine
-from livecr.kinds import births, descriptors, memory, process, stops, zombies
+from livecr.kinds import births, descriptors, kernel_code, memory, process, stops, zombies
 from livecr.target.kin import Kin
 from livecr.target.shim import Shims
 from livecr.target.spawn import Seed, spawn
@@ -209,7 +209,7 @@ class _Building:
         """Enter the waits, take the engine out, and give every task its registers."""
         self._enter_waits(record)
         seed = self._seeds[record.place.pid]
-        seed.remove_engine(memory.syscall_instruction(record.memory, seed.leader))
+        seed.remove_engine(kernel_code.syscall_instruction(record.memory, seed.leader))
         for thread in record.threads:
             task = self._tasks[thread.tid]
             task.stop_again()

@@ -12,9 +12,9 @@ import os
 from livecr.errors import Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import machine, procfs, vdso
-from livecr.kinds import inherited, layout, mapped_files
+from livecr.kinds import inherited, kernel_code, layout, mapped_files
 from livecr.kinds.mapped_files import MappedFile, difference, identify, identify_path
-from livecr.target.compat import INT_80, TASK_SIZE
+from livecr.target.compat import TASK_SIZE
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from livecr.target.engine import Borrowed
     from livecr.target.process import Process
     from livecr.target.spawn import Seed
-    from livecr.target.tracee import Tracee
 
 __all__ = [
     "USER_END",
@@ -37,7 +36,6 @@ __all__ = [
     "obstacles",
     "save",
     "shared_objects",
-    "syscall_instruction",
 ]
 
 PAGE_BYTES = 4096
@@ -49,8 +47,6 @@ MAP_SHARED, MAP_PRIVATE, MAP_DROPPABLE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0
 MAP_GROWSDOWN, MAP_NORESERVE = 0x0100, 0x4000
 MLOCK_ONFAULT = 1
 PR_SET_VMA, PR_SET_VMA_ANON_NAME = 0x53564D41, 0
-# Of arch_prctl(2), by the abi of the process.
-ARCH_MAP_VDSO = {machine.X86_64: 0x2003, machine.I386: 0x2002}
 
 # VmFlags that mmap(2) sets, and the flag that asks for them.
 _MMAP_FLAGS = {"gd": MAP_GROWSDOWN, "nr": MAP_NORESERVE}
@@ -67,7 +63,6 @@ _ADVICE = {
     "wf": 18,  # MADV_WIPEONFORK
 }
 _MADV_GUARD_INSTALL = 102
-_SEARCH_BYTES = 1 << 20
 
 # VmFlags of memory that cannot be saved, and what it is.
 _UNSAVABLE = {
@@ -219,17 +214,9 @@ def save(
         guards=[GuardRange(start=start, end=end) for start, end in guards],
         layout=layout.save(pid, borrowed),
         exe=identify_path(procfs.link(pid, "exe")),
-        vdso_xxh3=_vdso_xxh3(vmas, borrowed.task, compat=frozen.compat),
+        vdso_xxh3=kernel_code.vdso_xxh3(vmas, borrowed.task, compat=frozen.compat),
         abi=machine.I386 if frozen.compat else machine.X86_64,
     )
-
-
-def _vdso_xxh3(vmas: list[Vma], task: Tracee, *, compat: bool) -> str:
-    there = next((vma for vma in vmas if vma.name == vdso.NAME), None)
-    if there is None:
-        return ""
-    # livecr has none of 32 bits itself.
-    return vdso.digest_of(task.read(there.start, there.end - there.start)) if compat else vdso.digest()
 
 
 def look_ahead(mappings: list[procfs.Mapping]) -> None:
@@ -304,7 +291,7 @@ def load(
     program = Program()
     kernel = [vma for vma in memory.vmas if vma.kind == "kernel"]
     if kernel and (kernel[0].start, kernel[0].end) not in staying:
-        program.add("arch_prctl", ARCH_MAP_VDSO[memory.abi], kernel[0].start)
+        program.add("arch_prctl", kernel_code.ARCH_MAP_VDSO[memory.abi], kernel[0].start)
     opened: dict[tuple[int, bool], int] = {}
     made = [vma for vma in memory.vmas if vma.kind != "kernel" and (vma.start, vma.end) not in staying]
     try:
@@ -319,7 +306,7 @@ def load(
             elif vma.kind != "kernel":
                 program.add("mprotect", vma.start, vma.end - vma.start, protection)
         seed.run(program)
-        if memory.abi != machine.X86_64 and memory.vdso_xxh3 != _vdso_xxh3(
+        if memory.abi != machine.X86_64 and memory.vdso_xxh3 != kernel_code.vdso_xxh3(
             memory.vmas, seed.leader, compat=True
         ):
             raise Refused(_OTHER_VDSO, way_out=_OTHER_KERNEL)  # only here is one to compare with
@@ -403,19 +390,3 @@ def _set_names(memory: Memory, seed: Seed) -> None:
                 "prctl", PR_SET_VMA, PR_SET_VMA_ANON_NAME, vma.start, vma.end - vma.start, address, must=False
             )
             seed.run(program)
-
-
-def syscall_instruction(memory: Memory, task: Tracee) -> int:
-    """The address of a `syscall` instruction of the program's own: in the vDSO, or in any of its code.
-
-    Of a 32-bit one: of an `int $0x80`.
-    """
-    instruction = b"\x0f\x05" if memory.abi == machine.X86_64 else INT_80
-    executable = [v for v in memory.vmas if v.perms[2] == "x" and v.perms[0] == "r"]
-    executable.sort(key=lambda v: v.name != vdso.NAME)
-    for vma in executable:
-        for at in range(vma.start, vma.end, _SEARCH_BYTES):
-            found = task.read(at, min(_SEARCH_BYTES, vma.end - at)).find(instruction)
-            if found >= 0:
-                return at + found
-    raise Failed("the program has no instruction for a system call anywhere", where=f"process {task.pid}")

@@ -172,3 +172,19 @@ def test_a_tree_of_both_kinds(
     assert one.wait() == 0, one.output()
     bits = ["4" if machine else "8" for machine in machines]
     assert one.output().splitlines()[len(bits) :] == [f"done {size}" for size in reversed(bits)]
+
+
+@pytest.mark.parametrize("machine", ["-m64", M32])
+def test_a_local_descriptor_table_is_refused(
+    machine: str, program: Callable[..., Path], target: Callable[..., Any], image: Path, livecr: Any
+) -> None:
+    """It would find its segments gone. Refused, it goes on."""
+    one = target([program("ldt", machine)])
+    until(lambda: "ready" in one.output() or one.has_ended(), "it is ready")
+    if one.has_ended():
+        pytest.skip("this kernel has no modify_ldt(2)")
+    one.until_blocked()
+    said = livecr("checkpoint", one.pid, "-o", image, "--leave-running", exit_code=3).stderr
+    assert "modify_ldt" in said
+    one.signal(signal.SIGUSR1)
+    assert one.wait() == 0
