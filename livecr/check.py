@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from livecr.errors import Obstacle, Refused
-from livecr.kernel import procfs
+from livecr.kernel import machine, procfs
 from livecr.kinds import births, descriptors, process
 from livecr.target import tree
 from livecr.waits import live
@@ -55,12 +55,7 @@ def _of_tree(root: int) -> list[Obstacle]:
 
 
 def _of_one(pid: int) -> list[Obstacle]:
-    if _is_32_bit(pid):
-        return [Obstacle(f"process {pid}", "it is a 32-bit program", "this version of livecr cannot save it")]
+    if machine.of_process(pid) == machine.X32:
+        way_out = "use its x86-64 or i386 build: livecr saves these"
+        return [Obstacle(f"process {pid}", "it is an x32 program", way_out)]
     return process.obstacles(pid) + live.obstacles_before_freeze(pid)
-
-
-def _is_32_bit(pid: int) -> bool:
-    """EI_CLASS of the executable's ELF header."""
-    with open(f"/proc/{pid}/exe", "rb") as file:
-        return file.read(5)[4:5] == b"\x01"

@@ -36,6 +36,7 @@ def check(told: Content, cores: dict[int, Core], image: str) -> None:
         tids = [thread.tid for thread in record.threads]
         if [thread.tid for thread in core.threads] != tids or record.place.pid != tids[0]:
             raise BadImage("its core file and its manifest are not of the same process", where=core.where)
+        _check_abi(told, record, core)
         _check_ranges(record, core)
     _check_references(told, image)
     _wait_for_zombies(_numbers(told))
@@ -64,17 +65,20 @@ def _check_tree(told: Content, image: str) -> None:
             seen.add(place.pid)
 
 
+def _check_abi(told: Content, record: process.Process, core: Core) -> None:
+    """One kind of program, and all calls by its convention."""
+    wanted, tids = record.memory.abi, {thread.tid for thread in record.threads}
+    calls = {waiting.wait.abi for waiting in told.waits if waiting.tid in tids}
+    if wanted not in memory.USER_END or calls - {wanted}:
+        raise BadImage("its records do not fit together: it is of no kind of program", where=core.where)
+
+
 def _check_ranges(record: process.Process, core: Core) -> None:
     """Mappings ascend and lie in user space, and every page has a mapping to go to."""
-    end = 0
+    end, user_end = 0, memory.USER_END[record.memory.abi]
     vmas = iter(record.memory.vmas)
     for vma in record.memory.vmas:
-        if (
-            vma.start < end
-            or vma.end <= vma.start
-            or vma.end > memory.USER_END
-            or (vma.start | vma.end) & 4095
-        ):
+        if vma.start < end or vma.end <= vma.start or vma.end > user_end or (vma.start | vma.end) & 4095:
             raise BadImage(f"a mapping at {vma.start:#x} is out of order", where=core.where)
         if vma.kind == "file" and not 0 <= vma.file < len(record.memory.files):
             raise BadImage(f"the mapping at {vma.start:#x} names no file", where=core.where)

@@ -15,7 +15,8 @@ from livecr.content import Content
 from livecr.errors import BadImage, Failed
 from livecr.image import integrity, manifest
 from livecr.image.elfcore import Core
-from livecr.kinds import births, descriptors, memory, process, stops, zombies
+from livecr.kernel import machine
+from livecr.kinds import births, descriptors, kernel_code, memory, process, stops, zombies
 from livecr.target.kin import Kin
 from livecr.target.shim import Shims
 from livecr.target.spawn import Seed, spawn
@@ -143,9 +144,10 @@ class _Building:
     def _spawn(self, pid: int, time_model: str) -> Seed:
         """The first process, in a time namespace if one can be made."""
         taken = [(v.start, v.end) for record in self._records.values() for v in record.memory.vmas]
+        is_compat = pid in self._records and self._records[pid].memory.abi == machine.I386
         self._now = ProgramTime(self._content.frozen_at, model=time_model)
         try:
-            return spawn(pid, taken, self._now.namespace_text(), self._kin)
+            return spawn(pid, taken, self._now.namespace_text(), self._kin, is_compat=is_compat)
         except Failed as error:
             if "time namespace" not in error.what:
                 raise
@@ -153,12 +155,14 @@ class _Building:
                 f"no time namespace could be made ({error.what}): waits go on, but CLOCK_MONOTONIC jumps"
             )
         self._now = ProgramTime(self._content.frozen_at, model=time_model, namespace=False)
-        return spawn(pid, taken, None, self._kin)
+        return spawn(pid, taken, None, self._kin, is_compat=is_compat)
 
     def _load_memory(self, pid: int, seed: Seed, shared: dict[int, int]) -> None:
         record = self._records.get(pid)
         if record is None:
             return  # one that has ended, and will have no memory
+        if seed.compat != (record.memory.abi == machine.I386):
+            seed.become(is_compat=not seed.compat)
         born_with = self._records[seed.memory_of].memory if seed.memory_of else None
         digests = process.load_memory(record, self._cores[pid], seed, shared, born_with)
         self._verification.accept(os.path.basename(self._cores[pid].where), digests)
@@ -185,7 +189,7 @@ class _Building:
         """Each task inside its call again; and the registers to resume it with."""
         pid = record.place.pid
         seed = self._seeds[pid]
-        reentry = self._reentries[pid] = Reentry(Shims(seed.leader))
+        reentry = self._reentries[pid] = Reentry(Shims(seed.leader, compat=seed.compat))
         for thread in self._cores[pid].threads:
             task = self._tasks[thread.tid]
             task.set_xstate(thread.xstate)
@@ -205,7 +209,7 @@ class _Building:
         """Enter the waits, take the engine out, and give every task its registers."""
         self._enter_waits(record)
         seed = self._seeds[record.place.pid]
-        seed.remove_engine(memory.syscall_instruction(record.memory, seed.leader))
+        seed.remove_engine(kernel_code.syscall_instruction(record.memory, seed.leader))
         for thread in record.threads:
             task = self._tasks[thread.tid]
             task.stop_again()

@@ -48,12 +48,13 @@ class Unavailable(Exception):
 class RestartBlock:
     """struct restart_block of one task. ``function`` is the kernel function that goes on with the call.
 
-    Only the fields of the call that ``function`` belongs to hold anything. Times are ns on the host's clock,
+    ``rmtp_type``: TT_NONE (0), TT_NATIVE or TT_COMPAT, the structure that is at rmtp. Only the fields of the
+    call that ``function`` belongs to hold anything. Times are ns on the host's clock,
     not that of the task's time namespace.
     """
 
     __slots__ = (
-        *("function", "clockid", "rmtp", "expires_ns"),
+        *("function", "clockid", "rmtp", "rmtp_type", "expires_ns"),
         *("uaddr", "val", "flags", "bitset", "time_ns", "uaddr2"),
         *("ufds", "nfds", "has_timeout", "end_ns"),
     )
@@ -62,6 +63,7 @@ class RestartBlock:
         function: str
         clockid: int
         rmtp: int
+        rmtp_type: int
         expires_ns: int
         uaddr: int
         val: int
@@ -197,7 +199,7 @@ def _task_state(row: tuple[Any, ...], tick_ns: int) -> TaskState:
     task = TaskState(tid, state, now_ns, slack_ns, exec_start, switches)
     block = RestartBlock()
     block.function = name.split(b"\0", 1)[0].decode()
-    block.rmtp, block.expires_ns, block.clockid = row[7:10]
+    block.rmtp, block.expires_ns, block.clockid, block.rmtp_type = row[7:11]
     block.uaddr, block.time_ns, block.uaddr2, block.val, block.flags, block.bitset, block.nfds = row[11:18]
     block.ufds, seconds, nanoseconds, has_timeout = row[18:22]
     block.has_timeout = bool(has_timeout)

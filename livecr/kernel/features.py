@@ -286,6 +286,12 @@ def _guard_scan() -> str:
     return "PAGEMAP_SCAN tells them"
 
 
+def _ia32() -> str:
+    if not lib.lcr_has_ia32():
+        raise Missing("the kernel takes no 32-bit system calls (CONFIG_IA32_EMULATION, ia32_emulation=)")
+    return "int $0x80"
+
+
 def _names_of_memory() -> str:
     from mmap import mmap
 
@@ -359,5 +365,6 @@ FEATURES = (
     Feature("guard page scan", False, "guard pages of MADV_GUARD_INSTALL are not seen", _guard_scan),
     Feature("timer ids", False, "timers are made until the right id comes up", _timer_ids),
     Feature("eventfd mode", False, "programs with an eventfd are refused", _eventfd_mode),
+    Feature("32-bit programs", False, "there are none, and images of such are not restored", _ia32),
     Feature("names of memory", False, "names by PR_SET_VMA_ANON_NAME are not restored", _names_of_memory),
 )

@@ -9,6 +9,7 @@ import os
 
 from livecr.errors import Failed
 from livecr.image.record import Record
+from livecr.kernel.reopen import open_as_before
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _STATELESS = {
     (1, 8): "/dev/random",
     (1, 9): "/dev/urandom",
 }
-_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK
+_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | 0o100000  # O_LARGEFILE
 
 
 class Device(Record, tag="device"):
@@ -58,7 +59,7 @@ def load(device: Device) -> int:
     """Open it again; by its usual name if it is not where it was."""
     for path in (device.path, _STATELESS.get((device.major, device.minor), "")):
         try:
-            fd = os.open(path, device.flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW)
+            fd = open_as_before(path, device.flags | os.O_CLOEXEC | os.O_NOCTTY)
         except OSError:
             continue
         rdev = os.fstat(fd).st_rdev

@@ -10,6 +10,7 @@ import os
 
 from livecr.errors import Failed, Refused
 from livecr.image.record import Record
+from livecr.kernel.reopen import open_again, open_as_before
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Reopener:
     def load(self, record: File) -> int:
         """A description at the same offset. Raises Refused where the file cannot be what it was."""
         if record.content:
-            fd = os.open(f"/proc/self/fd/{self._remade(record)}", record.flags | os.O_CLOEXEC)
+            fd = open_again(self._remade(record), record.flags | os.O_CLOEXEC)
         else:
             fd = _open(record)
         if not record.flags & _O_PATH:
@@ -165,7 +166,7 @@ class Reopener:
 def _open(record: File) -> int:
     where = f"open file {record.path}"
     try:
-        fd = os.open(record.path, record.flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW)
+        fd = open_as_before(record.path, record.flags | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
         raise Refused(
             f"it cannot be opened: {error.strerror}", where=where, way_out="put the file back where it was"
@@ -224,7 +225,7 @@ def copy_with_holes(source: int, target: int) -> None:
 def load_directory(record: Directory) -> int:
     """Open it again, at the same place."""
     try:
-        fd = os.open(record.path, record.flags | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_as_before(record.path, record.flags | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise Refused(
             f"it cannot be opened: {error.strerror}",

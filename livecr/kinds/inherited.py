@@ -91,7 +91,8 @@ def keep(
     if kernels[0] == kernels[1]:
         staying |= kernels[0]
     program, at = Program(), 0
-    for start, end in [*sorted([*staying, seed.engine_range]), (_USER_END, _USER_END)]:
+    limit = seed.task_size
+    for start, end in [*sorted([*staying, seed.engine_range]), (limit, limit)]:
         if start > at:
             program.add("munmap", at, start - at)
         at = end

@@ -11,16 +11,17 @@ import os
 
 from livecr.errors import Failed, Obstacle, Refused
 from livecr.image.record import Record
-from livecr.kernel import procfs, vdso
-from livecr.kinds import inherited, layout, mapped_files
+from livecr.kernel import machine, procfs, vdso
+from livecr.kinds import inherited, kernel_code, layout, mapped_files
 from livecr.kinds.mapped_files import MappedFile, difference, identify, identify_path
+from livecr.target.compat import TASK_SIZE
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.target.engine import Borrowed
+    from livecr.target.process import Process
     from livecr.target.spawn import Seed
-    from livecr.target.tracee import Tracee
 
 __all__ = [
     "USER_END",
@@ -35,18 +36,17 @@ __all__ = [
     "obstacles",
     "save",
     "shared_objects",
-    "syscall_instruction",
 ]
 
 PAGE_BYTES = 4096
-USER_END = 0x7FFFFFFFF000
+#: By the abi of a process: where its address space ends.
+USER_END = {machine.X86_64: 0x7FFFFFFFF000, machine.I386: TASK_SIZE}
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_DROPPABLE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x08, 0x10, 0x20
 MAP_GROWSDOWN, MAP_NORESERVE = 0x0100, 0x4000
 MLOCK_ONFAULT = 1
 PR_SET_VMA, PR_SET_VMA_ANON_NAME = 0x53564D41, 0
-ARCH_MAP_VDSO_64 = 0x2003
 
 # VmFlags that mmap(2) sets, and the flag that asks for them.
 _MMAP_FLAGS = {"gd": MAP_GROWSDOWN, "nr": MAP_NORESERVE}
@@ -63,7 +63,6 @@ _ADVICE = {
     "wf": 18,  # MADV_WIPEONFORK
 }
 _MADV_GUARD_INSTALL = 102
-_SEARCH_BYTES = 1 << 20
 
 # VmFlags of memory that cannot be saved, and what it is.
 _UNSAVABLE = {
@@ -104,7 +103,10 @@ class Vma(Record):
 
 
 class Memory(Record):
-    """The mm of a process. ``layout``: the fields of struct prctl_mm_map, by their names."""
+    """The mm of a process. ``layout``: the fields of struct prctl_mm_map, by their names.
+
+    ``abi``: "x86-64", or "i386" for a 32-bit address space and vDSO.
+    """
 
     vmas: list[Vma]
     files: list[MappedFile]
@@ -112,6 +114,7 @@ class Memory(Record):
     layout: dict[str, int]
     exe: MappedFile
     vdso_xxh3: str
+    abi: str = machine.X86_64
 
 
 # -- what stands in the way --------------------------------------------------------------------------------
@@ -168,9 +171,10 @@ def _is_shared_anonymous(m: procfs.Mapping) -> bool:
 
 
 def save(
-    pid: int, mappings: list[procfs.Mapping], guards: list[tuple[int, int]], borrowed: Borrowed
+    frozen: Process, mappings: list[procfs.Mapping], guards: list[tuple[int, int]], borrowed: Borrowed
 ) -> Memory:
     """Describe the address space of a frozen process. Raises Refused for what cannot be saved."""
+    pid = frozen.pid
     in_the_way = obstacles(pid, mappings)
     if in_the_way:
         raise Refused.because(in_the_way)
@@ -210,7 +214,8 @@ def save(
         guards=[GuardRange(start=start, end=end) for start, end in guards],
         layout=layout.save(pid, borrowed),
         exe=identify_path(procfs.link(pid, "exe")),
-        vdso_xxh3=vdso.digest() if any(v.name == vdso.NAME for v in vmas) else "",
+        vdso_xxh3=kernel_code.vdso_xxh3(vmas, borrowed.task, compat=frozen.compat),
+        abi=machine.I386 if frozen.compat else machine.X86_64,
     )
 
 
@@ -233,11 +238,12 @@ def check(memory: Memory) -> None:
                 where="a mapped file",
                 way_out="put back the file as it was at the checkpoint, or make a new checkpoint",
             )
-    if memory.vdso_xxh3 and memory.vdso_xxh3 != vdso.digest():
-        raise Refused(
-            "the image was made under a kernel with another vDSO",
-            way_out="restore it under the kernel that `livecr show` names",
-        )
+    if memory.abi == machine.X86_64 and memory.vdso_xxh3 and memory.vdso_xxh3 != vdso.digest():
+        raise Refused(_OTHER_VDSO, way_out=_OTHER_KERNEL)
+
+
+_OTHER_VDSO = "the image was made under a kernel with another vDSO"
+_OTHER_KERNEL = "restore it under the kernel that `livecr show` names"
 
 
 # -- loading -----------------------------------------------------------------------------------------------
@@ -285,7 +291,7 @@ def load(
     program = Program()
     kernel = [vma for vma in memory.vmas if vma.kind == "kernel"]
     if kernel and (kernel[0].start, kernel[0].end) not in staying:
-        program.add("arch_prctl", ARCH_MAP_VDSO_64, kernel[0].start)
+        program.add("arch_prctl", kernel_code.ARCH_MAP_VDSO[memory.abi], kernel[0].start)
     opened: dict[tuple[int, bool], int] = {}
     made = [vma for vma in memory.vmas if vma.kind != "kernel" and (vma.start, vma.end) not in staying]
     try:
@@ -300,6 +306,10 @@ def load(
             elif vma.kind != "kernel":
                 program.add("mprotect", vma.start, vma.end - vma.start, protection)
         seed.run(program)
+        if memory.abi != machine.X86_64 and memory.vdso_xxh3 != kernel_code.vdso_xxh3(
+            memory.vmas, seed.leader, compat=True
+        ):
+            raise Refused(_OTHER_VDSO, way_out=_OTHER_KERNEL)  # only here is one to compare with
     finally:
         for fd in opened.values():
             os.close(fd)
@@ -380,15 +390,3 @@ def _set_names(memory: Memory, seed: Seed) -> None:
                 "prctl", PR_SET_VMA, PR_SET_VMA_ANON_NAME, vma.start, vma.end - vma.start, address, must=False
             )
             seed.run(program)
-
-
-def syscall_instruction(memory: Memory, task: Tracee) -> int:
-    """The address of a `syscall` instruction of the program's own: in the vDSO, or in any of its code."""
-    executable = [v for v in memory.vmas if v.perms[2] == "x" and v.perms[0] == "r"]
-    executable.sort(key=lambda v: v.name != vdso.NAME)
-    for vma in executable:
-        for at in range(vma.start, vma.end, _SEARCH_BYTES):
-            found = task.read(at, min(_SEARCH_BYTES, vma.end - at)).find(b"\x0f\x05")
-            if found >= 0:
-                return at + found
-    raise Failed("the program has no `syscall` instruction anywhere", where=f"process {task.pid}")

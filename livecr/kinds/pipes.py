@@ -15,6 +15,7 @@ from livecr._native import lib
 from livecr.errors import Failed, Obstacle
 from livecr.image.record import Record
 from livecr.kernel import holders
+from livecr.kernel.reopen import open_again
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ NR_TEE = 276
 SPLICE_F_NONBLOCK = 2
 F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032
 _FLAGS = os.O_ACCMODE | os.O_NONBLOCK
+_O_LARGEFILE = 0o100000  # of a FIFO, as open(2) has it; pipes have none
 _PACKETS = os.O_DIRECT
 
 
@@ -108,7 +110,7 @@ def _is_pipe(stat: os.stat_result) -> bool:
 def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -> Pipe | Fifo:
     """One end."""
     if d.target.startswith("/"):
-        return Fifo(path=d.target, pipe=stat.st_ino, flags=d.flags & _FLAGS)
+        return Fifo(path=d.target, pipe=stat.st_ino, flags=d.flags & (_FLAGS | _O_LARGEFILE))
     return Pipe(pipe=stat.st_ino, flags=d.flags & _FLAGS)
 
 
@@ -196,7 +198,7 @@ class Made:
             contents = self._contents.get(record.pipe)
             if contents:
                 fcntl.fcntl(both, F_SETPIPE_SZ, contents.capacity_bytes)
-        return os.open(record.path, record.flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return open_again(self._ends[record.pipe][0], record.flags | os.O_CLOEXEC)
 
     def fill(self) -> None:
         """Put the data back, now that no reader can be missing."""

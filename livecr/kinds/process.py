@@ -21,6 +21,7 @@ from livecr.kinds import (
     stops,
     threads,
     timers,
+    tls,
 )
 from livecr.target.engine import Engine
 
@@ -105,9 +106,10 @@ def save(
                     known.append(own)
                 saved.append(threads.save(borrowed, borrowed.mask, known.index(own)))
                 if task is frozen.leader:
+                    tls.refuse_ldt(borrowed)
                     whole = {
                         "session": sessions.save(pid, told, borrowed),
-                        "memory": memory.save(pid, mappings, guards, borrowed),
+                        "memory": memory.save(frozen, mappings, guards, borrowed),
                         "actions": signals.save_actions(borrowed, told),
                         "interval_timers": timers.save_interval(borrowed),
                         "posix_timers": timers.save_posix(pid, borrowed),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from livecr._native import ffi
 from livecr.image.record import Record
 from livecr.kernel import procfs
+from livecr.target.compat import CompatProgram
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -23,6 +24,7 @@ SIGCHLD, SIGNALS = 17, 64
 _SIG_IGN = 1
 _SIGSET_BYTES = 8
 _ACTION_BYTES = 32  # struct kernel_sigaction: handler, flags, restorer, mask
+_COMPAT_ACTION_SIZES = (4, 4, 4, 8)  # struct compat_sigaction: the same
 _SIGINFO_BYTES = 128
 _PEEK_AT_ONCE = 32
 
@@ -78,10 +80,18 @@ def load_actions(actions: list[Action], seed: Seed) -> None:
     inherited = int(procfs.status(seed.pid)["SigIgn"], 16)
     wanted = {n: (0, 0, 0, 0) for n in range(1, SIGNALS + 1) if inherited >> (n - 1) & 1}
     wanted |= {a.signal: (a.handler, a.flags, a.restorer, a.mask) for a in actions}
-    program = Program()
-    at = seed.put(b"".join(word.to_bytes(8, "little") for words in wanted.values() for word in words))
+    # Only those set by a 32-bit call get a 32-bit frame (SA_IA32_ABI, which the kernel does not show).
+    program = CompatProgram() if seed.compat else Program()
+    sizes = _COMPAT_ACTION_SIZES if seed.compat else (8, 8, 8, 8)
+    at = seed.put(
+        b"".join(
+            word.to_bytes(size, "little")
+            for words in wanted.values()
+            for word, size in zip(words, sizes, strict=True)
+        )
+    )
     for i, number in enumerate(wanted):
-        program.add("rt_sigaction", number, at + i * _ACTION_BYTES, 0, _SIGSET_BYTES)
+        program.add("rt_sigaction", number, at + i * sum(sizes), 0, _SIGSET_BYTES)
     seed.run(program)
 
 

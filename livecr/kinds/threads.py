@@ -11,7 +11,8 @@ import os
 from livecr._native import ffi, lib
 from livecr.errors import Failed
 from livecr.image.record import Record
-from livecr.kinds import signals
+from livecr.kinds import signals, tls
+from livecr.target.compat import CompatProgram
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -30,6 +31,7 @@ PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
 NR_GET_ROBUST_LIST = 274
 NR_IOPRIO_GET, NR_IOPRIO_SET, IOPRIO_WHO_PROCESS = 252, 251, 1
 _ROBUST_LIST_BYTES = 24  # sizeof(struct robust_list_head)
+_COMPAT_ROBUST_LIST_BYTES = 12  # and of struct compat_robust_list_head
 PR_GET_TID_ADDRESS, PR_SET_NAME = 40, 15
 PR_GET_TIMERSLACK, PR_SET_TIMERSLACK = 30, 29
 _RSEQ_CS = 8  # offset of rseq_cs in struct rseq; struct rseq_cs: version and flags, start, length, abort
@@ -64,7 +66,10 @@ class Scheduling(Record):
 
 
 class Thread(Record):
-    """One task. ``signal_mask``: the one that is in force when no call has a temporary one in place."""
+    """One task. ``signal_mask``: the one that is in force when no call has a temporary one in place.
+
+    ``compat_robust_list``: that of 32-bit pointers; ``tls``: struct user_desc of its entries in the GDT.
+    """
 
     tid: int
     name: str
@@ -77,6 +82,8 @@ class Thread(Record):
     timer_slack_ns: int
     scheduling: Scheduling
     credentials: int  # index into the process's
+    compat_robust_list: int
+    tls: list[bytes]
 
 
 def save(borrowed: Borrowed, mask: int, credentials: int) -> Thread:
@@ -98,11 +105,20 @@ def save(borrowed: Borrowed, mask: int, credentials: int) -> Thread:
         alternate_stack=AlternateStack(address=words[0], flags=words[1] & 0xFFFFFFFF, size_bytes=words[2]),
         clear_child_tid=words[3],
         robust_list=_robust_list(task.tid),
+        compat_robust_list=_compat_robust_list(borrowed) if borrowed.registers.is_compat else 0,
+        tls=tls.save(task),
         rseq=_rseq(task),
         timer_slack_ns=slack,
         scheduling=_scheduling(task.tid),
         credentials=credentials,
     )
+
+
+def _compat_robust_list(borrowed: Borrowed) -> int:
+    program = CompatProgram()
+    program.add("get_robust_list", 0, borrowed.scratch, borrowed.scratch + 8)
+    borrowed.run(program)
+    return int.from_bytes(borrowed.task.read(borrowed.scratch, 4), "little")
 
 
 def _robust_list(tid: int) -> int:
@@ -186,6 +202,11 @@ def load(thread: Thread, seed: Seed, task: Tracee) -> None:
         words = (stack.address, stack.flags & ~SS_ONSTACK, stack.size_bytes)
         program.add("sigaltstack", seed.put(b"".join(word.to_bytes(8, "little") for word in words)), 0)
     seed.run(program, task)
+    if thread.compat_robust_list:
+        compat = CompatProgram()
+        compat.add("set_robust_list", thread.compat_robust_list, _COMPAT_ROBUST_LIST_BYTES)
+        seed.run(compat, task)
+    tls.load(thread.tls, task)
 
 
 def load_pending(thread: Thread, seed: Seed, task: Tracee) -> None:

@@ -14,7 +14,7 @@ import os
 from livecr._native import ffi, lib
 from livecr.errors import Failed
 from livecr.kernel import procfs
-from livecr.target import blobs, shim
+from livecr.target import blobs, compat, shim
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -45,13 +45,14 @@ _MAP_PRIVATE_ANONYMOUS = 0x22
 _MAP_FIXED_NOREPLACE = 0x100000
 
 
-def free_range(taken: list[tuple[int, int]], size: int) -> int:
-    """The start of a hole of ``size`` bytes: in the middle of the largest gap between ``taken`` ranges."""
+def free_range(taken: list[tuple[int, int]], size: int, limit: int = _TASK_SIZE) -> int:
+    """The start of a hole of ``size`` bytes: in the middle of the largest gap between ``taken`` ranges
+    below ``limit``."""
     best, at = 0, 0
     previous = 1 << 20
-    for start, end in [*sorted(taken), (_TASK_SIZE, _TASK_SIZE)]:
-        if start - previous > best:
-            best, at = start - previous, previous
+    for start, end in [*sorted(taken), (limit, limit)]:
+        if min(start, limit) - previous > best:
+            best, at = min(start, limit) - previous, previous
         previous = max(previous, end)
     if best < size + 2 * PAGE:
         raise Failed(f"no hole of {size} bytes is left in the address space")
@@ -65,13 +66,14 @@ class Engine:
         """``resume``: the registers with which the kernel would go on from those of a stop."""
         self._process = process
         self._resume = resume
-        self._blob = blobs.read("engine.bin")
+        self._compat = process.compat
+        self._blob = blobs.read("engine32.bin" if process.compat else "engine.bin")
         self._mappings = procfs.mappings(process.pid, with_flags=False)
-        self._cave, self._original, is_leftover = _find_cave(process.leader, self._mappings, self._blob)
+        self._cave, self._original, is_leftover = _find_cave(process, self._mappings, self._blob)
         if is_leftover:
             self._refuse_occupied()
         taken = [(m.start, m.end) for m in self._mappings if m.end <= _TASK_SIZE]
-        self.scratch = free_range(taken, SCRATCH_BYTES)
+        self.scratch = free_range(taken, SCRATCH_BYTES, compat.TASK_SIZE if process.compat else _TASK_SIZE)
 
     def __enter__(self) -> Engine:
         return self
@@ -105,6 +107,8 @@ class Engine:
         """Write the engine with a way back to ``registers`` (of a stop) and ``mask``."""
         home = self._resume(registers)
         words = [getattr(home, name) for name in SAVE_AREA]
+        if self._compat:
+            words[SAVE_AREA.index("rip")] = compat.far_pointer(home)
         words += [int(registers.call() < 0), mask, self.scratch, SCRATCH_BYTES]
         area = b"".join(word.to_bytes(8, "little") for word in words)
         self._process.leader.write(self._cave, self._blob[:-_SAVE_BYTES] + area)
@@ -124,7 +128,7 @@ class Borrowed:
         self.mask = task.signal_mask()
         engine.arm(self.registers, self.mask)
         # The order matters: from here on the task would find home by itself, so only now may it be changed.
-        start = self.registers.copy(rip=engine.entry, rax=_NR_GETPID, orig_rax=-1)
+        start = self.registers.copy(rip=engine.entry, cs=compat.USER_CS, rax=_NR_GETPID, orig_rax=-1)
         task.set_registers(start)
         task.set_signal_mask(_ALL_SIGNALS)
         self._base = native_registers(start)
@@ -161,7 +165,8 @@ class Borrowed:
 
     def run(self, program: Program) -> list[int]:
         """Make the calls; their results. Raises Failed naming the call that must not fail and did."""
-        return inject(self.task, self._engine.entry, self._base, program)
+        entry = self._engine.entry + (compat.IA32_ENTRY if program.ia32 else 0)
+        return inject(self.task, entry, self._base, program)
 
 
 _NR_GETPID = 39
@@ -175,7 +180,7 @@ def native_registers(registers: Registers) -> Any:
 
 
 def inject(task: Tracee, entry: int, base: Any, program: Program) -> list[int]:
-    """Run ``program`` in ``task`` through the ``syscall`` instruction at ``entry``."""
+    """Run ``program`` in ``task`` through the ``syscall`` (`int $0x80` for ia32) instruction at ``entry``."""
 
     def step(calls: Any, deferred: Any) -> int:
         return int(lib.lcr_inject(task.tid, entry, base, calls, len(program), deferred))
@@ -201,15 +206,16 @@ def run(task: Tracee, program: Program, way: Callable[[Any, Any], int]) -> list[
     return results
 
 
-def _find_cave(task: Tracee, mappings: list[procfs.Mapping], engine: bytes) -> tuple[int, bytes, bool]:
+def _find_cave(process: Process, mappings: list[procfs.Mapping], engine: bytes) -> tuple[int, bytes, bool]:
     """Where the engine can be written: its address, the bytes there now, and whether it is a leftover."""
+    task = process.leader
     executable = [m for m in mappings if m.perms == "r-xp" and m.end <= _TASK_SIZE]
     executable.sort(key=lambda m: (m.path != "[vdso]", m.start))
     magic = engine[:_CALL_OFFSET]
     for mapping in executable:
         page = task.read(mapping.end - PAGE, PAGE)
         if mapping.path == "[vdso]":
-            page = page[: shim.content_end(page)]
+            page = page[: shim.content_end(page, compat=process.compat)]
         leftover = page.find(magic)
         if leftover >= 0 and leftover % 16 == 0:
             # Of a livecr that was killed. Put back afterwards: a signal handler may yet return into it.

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from livecr._native import ffi, lib
 from livecr.errors import Failed, Refused
-from livecr.kernel import procfs
+from livecr.kernel import machine, procfs
 from livecr.target import tracee
 from livecr.target.process import Process
 from livecr.target.tracee import Gone, Tracee
@@ -49,13 +49,14 @@ def freeze(pid: int) -> Process:
                 tasks[task.tid] = task
             if not tasks:
                 raise Refused("the process ended before it could be frozen", where=f"process {pid}")
+        compat = machine.of_process(pid) == machine.I386
     except BaseException:
         _let_all_go(pid, list(tasks.values()))
         os.close(pidfd)
         raise
     ordered = sorted(tasks.values(), key=lambda task: (task.tid != pid, task.tid))
     signals = {task.stop_signal for task in ordered} - {tracee.SIGTRAP}
-    return Process(pid, ordered, pidfd, max(signals, default=0))
+    return Process(pid, ordered, pidfd, max(signals, default=0), compat=compat)
 
 
 def thaw(process: Process, just_before: Callable[[Tracee], None] | None = None) -> None:

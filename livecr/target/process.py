@@ -10,13 +10,19 @@ __all__ = ["Process", "Tree"]
 
 
 class Process:
-    """``tasks``: every task, the leader first. ``pidfd``: ours. ``stop_signal``: what stopped it, or 0."""
+    """``tasks``: every task, the leader first. ``pidfd``: ours. ``stop_signal``: what stopped it, or 0.
 
-    def __init__(self, pid: int, tasks: list[Tracee], pidfd: int, stop_signal: int = 0) -> None:
+    ``compat``: it is a 32-bit program.
+    """
+
+    def __init__(
+        self, pid: int, tasks: list[Tracee], pidfd: int, stop_signal: int = 0, *, compat: bool = False
+    ) -> None:
         self.pid = pid
         self.tasks = tasks
         self.pidfd = pidfd
         self.stop_signal = stop_signal
+        self.compat = compat
 
     @property
     def leader(self) -> Tracee:

@@ -52,6 +52,7 @@ NR = {
     "mlock": 149,
     "prctl": 157,
     "arch_prctl": 158,
+    "modify_ldt": 154,
     "set_tid_address": 218,
     "timer_create": 222,
     "timer_settime": 223,
@@ -90,7 +91,13 @@ class Result:
 
 
 class Program:
-    """A list of system calls to be made one after the other."""
+    """A list of system calls to be made one after the other.
+
+    ``numbers``: of each call by its name. ``ia32``: they are 32-bit calls (target/compat).
+    """
+
+    numbers = NR
+    ia32 = False
 
     def __init__(self) -> None:
         self._calls: list[tuple[str, tuple[int | Result, ...], bool]] = []
@@ -111,7 +118,8 @@ class Program:
         """As ``struct lcr_call[]``."""
         calls = ffi.new("struct lcr_call[]", len(self._calls))
         for call, (name, args, must) in zip(calls, self._calls, strict=True):
-            call.nr = NR[name]
+            call.nr = self.numbers[name]
+            call.ia32 = self.ia32
             call.must = must
             origin = call.origin
             for i in range(6):

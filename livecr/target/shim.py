@@ -1,4 +1,4 @@
-"""Shims in a target: a call made in the program's place with other arguments (native/engine/shim.S).
+"""Shims in a target: a call made in the program's place with other arguments (target/shim_forms).
 
 They stand in slots at the end of the vDSO's last page, the first at its very end. What a task in one would go
 on with is told by the slot itself, so nothing has to be remembered from one checkpoint to the next. Used by
@@ -8,42 +8,42 @@ waits/reenter; target/engine leaves their room alone.
 from __future__ import annotations
 
 from livecr.kernel import procfs
-from livecr.target import blobs
+from livecr.target import shim_forms
+from livecr.target.shim_forms import MAGIC_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.target.tracee import Registers, Tracee
 
-__all__ = ["ARGUMENTS", "SLOTS_MAX", "Shims", "content_end"]
+__all__ = ["SLOTS_MAX", "Shims", "content_end"]
 
 _PAGE = 4096
-_MAGIC_BYTES = 8
 _SYSCALL_BYTES = 2
 _STACK_SEARCH_BYTES = 64 << 10
 SLOTS_MAX = 6
 
-# The registers of a call's arguments, in order; and the words of data at the end of a shim, 8 bytes each.
-ARGUMENTS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
-SHIM_DATA = (*ARGUMENTS, "back", "number", "seconds", "nanoseconds")
 
-
-def content_end(page: bytes) -> int:
+def content_end(page: bytes, *, compat: bool = False) -> int:
     """Where the room of the shims begins in a page: behind all that is not one of theirs."""
-    code = blobs.read("shim.bin")
+    code = _form(compat).code()
     slots = 0
-    while slots < SLOTS_MAX and page[_PAGE - (slots + 1) * len(code) :].startswith(code[:_MAGIC_BYTES]):
+    while slots < SLOTS_MAX and page[_PAGE - (slots + 1) * len(code) :].startswith(code[:MAGIC_BYTES]):
         slots += 1
     return _PAGE - slots * len(code)
+
+
+def _form(compat: bool) -> shim_forms.Form:
+    return shim_forms.COMPAT if compat else shim_forms.NATIVE
 
 
 class Shims:
     """The slots of one frozen process."""
 
-    def __init__(self, task: Tracee) -> None:
+    def __init__(self, task: Tracee, *, compat: bool = False) -> None:
         """``task``: any of its tasks, to reach its memory. Without a vDSO there are no slots."""
         self._task = task
-        self._code = blobs.read("shim.bin")
-        self._data_at = len(self._code) - 8 * len(SHIM_DATA)
+        self._form = _form(compat)
+        self._code = self._form.code()
         vdso = next((m for m in procfs.mappings(task.pid, with_flags=False) if m.path == "[vdso]"), None)
         self._end = vdso.end if vdso else 0
         self._taken: set[int] = set()
@@ -54,26 +54,29 @@ class Shims:
         if not self._end - SLOTS_MAX * size <= rip < self._end:
             return None
         slot = self._end - -(-(self._end - rip) // size) * size
-        return slot if self._task.read(slot, _MAGIC_BYTES) == self._code[:_MAGIC_BYTES] else None
+        return slot if self._task.read(slot, MAGIC_BYTES) == self._code[:MAGIC_BYTES] else None
 
     def own_registers(self, registers: Registers) -> Registers:
         """The program's own, for a task that stands in a shim: as if it had made its call itself."""
         slot = self.slot_of(registers.rip)
         if slot is None:
             return registers
-        words = self._words(slot)
-        own = {name: words[name] for name in ARGUMENTS}
-        if registers.rip == slot + _MAGIC_BYTES:  # before the call
+        words = self._form.words(slot, self._task.read(slot, len(self._code)))
+        own = {name: words[name] for name in self._form.arguments}
+        if registers.rip == slot + MAGIC_BYTES:  # before the call
             own |= {"rip": words["back"] - _SYSCALL_BYTES, "rax": words["number"]}
         else:
-            own |= {"rip": words["back"], "rcx": words["back"]}
+            own |= {"rip": words["back"]}
+            if not registers.is_compat:
+                own["rcx"] = words["back"]  # as `syscall` leaves it
         if registers.call() >= 0:
             own["orig_rax"] = words["number"]
         return registers.copy(**own)
 
-    def _words(self, slot: int) -> dict[str, int]:
-        raw = self._task.read(slot + self._data_at, 8 * len(SHIM_DATA))
-        return {name: int.from_bytes(raw[8 * i : 8 * i + 8], "little") for i, name in enumerate(SHIM_DATA)}
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The registers of a call's arguments, in order."""
+        return self._form.arguments
 
     def occupy(self, tasks: list[Tracee]) -> None:
         """Find out which slots tasks are in, or signal handlers may return to."""
@@ -87,7 +90,8 @@ class Shims:
             for i in range(SLOTS_MAX):
                 there = self._end - (i + 1) * size
                 # Where a handler's frame has rip: behind the shim's `syscall`.
-                if stack.find((there + _MAGIC_BYTES + _SYSCALL_BYTES).to_bytes(8, "little")) >= 0:
+                behind = there + MAGIC_BYTES + _SYSCALL_BYTES
+                if stack.find(behind.to_bytes(self._form.word_bytes, "little")) >= 0:
                     self._taken.add(there)
 
     def free_slots(self) -> int:
@@ -100,17 +104,17 @@ class Shims:
         for i in range(SLOTS_MAX):
             at = _PAGE - (i + 1) * size
             slot = self._end - _PAGE + at
-            is_shim = page[at : at + _MAGIC_BYTES] == self._code[:_MAGIC_BYTES]
+            is_shim = page[at : at + MAGIC_BYTES] == self._code[:MAGIC_BYTES]
             if slot not in self._taken and (is_shim or not page[at : at + size].strip(b"\0")):
                 free += 1
             elif not is_shim and slot not in self._taken:
                 break
         return free
 
-    def make(self, own: Registers, number: int, left_ns: int) -> tuple[int, int]:
+    def make(self, own: Registers, number: int, timespec: bytes) -> tuple[int, int]:
         """A shim for a call ``number`` that the program made with its registers ``own``.
 
-        Returns the address to enter at, and that of a struct timespec with ``left_ns``.
+        Returns the address to enter at, and that of ``timespec``, which holds what is left.
         """
         size = len(self._code)
         slot = next(
@@ -119,14 +123,9 @@ class Shims:
             if self._end - (i + 1) * size not in self._taken
         )
         self._taken.add(slot)
-        words = [getattr(own, name) for name in ARGUMENTS]
-        words += [own.rip, number, *divmod(left_ns, 1_000_000_000)]
-        data = b"".join(word.to_bytes(8, "little") for word in words)
-        self._task.write(slot, self._code[: self._data_at] + data)
-        return slot + _MAGIC_BYTES, slot + len(self._code) - 16
+        self._task.write(slot, self._form.fill(slot, own, number, timespec))
+        return slot + MAGIC_BYTES, slot + self._form.timespec_at
 
-    def set_left(self, timespec_at: int, left_ns: int) -> None:
+    def set_left(self, timespec_at: int, timespec: bytes) -> None:
         """Change what is left, before the task has entered."""
-        self._task.write(
-            timespec_at, b"".join(w.to_bytes(8, "little") for w in divmod(left_ns, 1_000_000_000))
-        )
+        self._task.write(timespec_at, timespec)

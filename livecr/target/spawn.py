@@ -12,7 +12,7 @@ from copy import copy
 
 from livecr._native import ffi, lib
 from livecr.errors import Failed
-from livecr.target import blobs, engine, tracee
+from livecr.target import blobs, compat, engine, tracee
 from livecr.target.engine import PAGE, free_range, inject, native_registers
 from livecr.target.process import Process
 from livecr.target.program import Program
@@ -47,6 +47,7 @@ _CALL_OFFSET = 8
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
 _MAP_PRIVATE_ANONYMOUS_FIXED = 0x100022  # MAP_FIXED_NOREPLACE
 _ALL_DESCRIPTORS = 0xFFFFFFFF
+NR_EXECVEAT, AT_EMPTY_PATH = 322, 0x1000
 
 # struct clone_args of <linux/sched.h>: the words that livecr uses, by their place.
 _CLONE_ARGS_WORDS = 11
@@ -64,17 +65,18 @@ _STEPS = (
 )
 
 
-def spawn(pid: int, taken: list[tuple[int, int]], time_offsets: str | None, kin: Kin) -> Seed:
+def spawn(
+    pid: int, taken: list[tuple[int, int]], time_offsets: str | None, kin: Kin, *, is_compat: bool = False
+) -> Seed:
     """A new child of livecr with PID ``pid``, emptied. ``taken``: address ranges that the image will need.
 
     It and all that it makes are added to ``kin``.
 
-    ``time_offsets``: the text for timens_offsets of its own time namespace, or None to stay in ours. Raises
-    Failed; then nothing is left of it.
+    ``time_offsets``: the text for timens_offsets of its own time namespace, or None to stay in ours.
+    ``is_compat``: with a 32-bit address space. Raises Failed; then nothing is left of it.
     """
     step = ffi.new("int *")
-    path = os.path.join(os.path.dirname(__file__), "..", "native", "seed")
-    seed_fd = _executable_copy(path)
+    seed_fd = _executable_copy(is_compat)
     try:
         offsets = ffi.NULL if time_offsets is None else ffi.new("char[]", time_offsets.encode())
         result = lib.lcr_spawn(pid, seed_fd, offsets, _OPTIONS, step)
@@ -84,13 +86,14 @@ def spawn(pid: int, taken: list[tuple[int, int]], time_offsets: str | None, kin:
         raise Failed(f"{_STEPS[step[0]]}: {os.strerror(-result)}", where=f"process {pid}")
     leader = Tracee(pid, pid, 0)
     leader.stopped = True
-    seed = Seed(Process(pid, [leader], os.pidfd_open(pid)), kin)
-    seed.empty(taken)
+    seed = Seed(Process(pid, [leader], os.pidfd_open(pid), compat=is_compat), kin, taken)
+    seed.empty()
     return seed
 
 
-def _executable_copy(path: str) -> int:
+def _executable_copy(is_compat: bool) -> int:
     """The seed in a memfd, so that nothing on disk stays busy and no mount can forbid to execute it."""
+    path = os.path.join(os.path.dirname(__file__), "..", "native", "seed32" if is_compat else "seed")
     fd = os.memfd_create("livecr-seed", os.MFD_CLOEXEC)
     with open(path, "rb") as file:
         os.write(fd, file.read())
@@ -100,12 +103,16 @@ def _executable_copy(path: str) -> int:
 class Seed:
     """A process being built. ``run`` makes calls in it, ``put`` hands bytes to the next ``run``."""
 
-    def __init__(self, process: Process, kin: Kin) -> None:
+    def __init__(self, process: Process, kin: Kin, taken: list[tuple[int, int]]) -> None:
+        """``taken``: address ranges that the processes of the image will need."""
         self.process = process
+        self._taken = taken
         self._kin = kin
         kin.add(process)
         self.pid = process.pid
         self.leader = process.leader
+        self.compat = process.compat
+        self.task_size = compat.TASK_SIZE if self.compat else _TASK_SIZE  # where its address space ends
         self._entry = 0
         self._scratch = 0
         self._used = 0
@@ -118,17 +125,20 @@ class Seed:
 
     # -- making and unmaking -----------------------------------------------------------------------------
 
-    def empty(self, taken: list[tuple[int, int]]) -> None:
+    def empty(self) -> None:
         """Throw out all of the seed: descriptors and mappings; leave the engine at a place of its own."""
         self.leader.cont_to_syscall()
         self.leader.wait_for(signal=tracee.SYSCALL_STOP)  # the exit stop of execve
         registers = self.leader.registers()
+        if self.compat:
+            registers = registers.copy(cs=compat.USER_CS)
         self._base = native_registers(registers)
         self._entry = registers.rip  # the seed's first instruction is `syscall`
         # What is sent to it from now on is for the program, and waits. Only the batch runner's trap does not.
         self.leader.set_signal_mask(_ALL_SIGNALS & ~_SIGTRAP)
         size = PAGE + SCRATCH_BYTES + TABLE_BYTES
-        here = free_range([*taken, (registers.rip & ~0xFFF, (registers.rip & ~0xFFF) + PAGE)], size)
+        own = (registers.rip & ~0xFFF, (registers.rip & ~0xFFF) + PAGE)
+        here = free_range([*self._taken, own], size, self.task_size)
         program = Program()
         program.add("close_range", 0, _ALL_DESCRIPTORS, 0)
         program.add("munmap", here, size)  # the seed's stack or vDSO might be there
@@ -136,7 +146,7 @@ class Seed:
         program.add("mmap", here, PAGE, _PROT_READ | _PROT_EXEC, flags, -1, 0)
         program.add("mmap", here + PAGE, SCRATCH_BYTES + TABLE_BYTES, _PROT_READ | _PROT_WRITE, flags, -1, 0)
         self.run(program)
-        self.leader.write(here, blobs.read("engine.bin"))
+        self.leader.write(here, blobs.read("engine32.bin" if self.compat else "engine.bin"))
         self._runner = here + _RUNNER_OFFSET
         self.leader.write(self._runner, blobs.read("batch.bin"))
         self._entry = here + _CALL_OFFSET
@@ -146,8 +156,36 @@ class Seed:
         self._engine_range = (here, here + size)
         program = Program()
         program.add("munmap", 0, here)
-        program.add("munmap", here + size, _TASK_SIZE - here - size)
+        program.add("munmap", here + size, self.task_size - here - size)
         self.run(program)
+
+    def become(self, *, is_compat: bool) -> None:
+        """Execute the other seed, with a 32-bit or a 64-bit address space, and empty that."""
+        ours = _executable_copy(is_compat)
+        try:
+            theirs = self.fetch([ours])[ours]
+        finally:
+            os.close(ours)
+        self.reset_scratch()
+        name = self.put(b"livecr-seed\0")
+        words = self.put(name.to_bytes(8, "little") + bytes(8))
+        # The path is empty (the end of the name), argv has the name, envp nothing.
+        arguments = {"rdi": theirs, "rsi": name + 11, "rdx": words, "r10": words + 8, "r8": AT_EMPTY_PATH}
+        start = self.leader.registers().copy(rip=self._entry, rax=NR_EXECVEAT, orig_rax=-1, **arguments)
+        self.leader.set_registers(start)
+        self.leader.cont_to_syscall()
+        self.leader.wait_for(signal=tracee.SYSCALL_STOP, resume=tracee.SYSCALL)
+        self.leader.cont_to_syscall()
+        self.leader.wait()
+        if self.leader.event != tracee.EVENT_EXEC:
+            result = self.leader.registers().result()
+            raise Failed(f"exec of the seed: {os.strerror(-result)}", where=f"process {self.pid}")
+        self.compat = self.process.compat = is_compat
+        self.task_size = compat.TASK_SIZE if is_compat else _TASK_SIZE
+        self._batches = False
+        self.memory_of = 0
+        self.forget_fetched()
+        self.empty()
 
     # -- calls in it -------------------------------------------------------------------------------------
 
@@ -157,8 +195,8 @@ class Seed:
         if not len(program):
             return []
         who = task or self.leader
-        if not self._batches or len(program) > _TABLE_CALLS:
-            return inject(who, self._entry, self._base, program)
+        if not self._batches or len(program) > _TABLE_CALLS or program.ia32:
+            return inject(who, self.entry_for(program.ia32), self._base, program)
 
         def batch(calls: Any, deferred: Any) -> int:
             where = (self._runner, self._table, self._base)
@@ -194,7 +232,7 @@ class Seed:
 
     def free_range(self, taken: list[tuple[int, int]], size: int) -> int:
         """The start of a hole of ``size`` bytes that neither ``taken`` nor the engine needs."""
-        return free_range([*taken, self._engine_range], size)
+        return free_range([*taken, self._engine_range], size, self.task_size)
 
     def fetch(self, fds: list[int]) -> dict[int, int]:
         """Give it descriptors of ours; ours to the number that it has there. Kept until ``drop_fetched``."""
@@ -249,7 +287,7 @@ class Seed:
         task = Tracee(new, new)
         task.wait()
         child = copy(self)
-        child.process = Process(new, [task], os.pidfd_open(new))
+        child.process = Process(new, [task], os.pidfd_open(new), compat=self.compat)
         self._kin.add(child.process)
         child.pid, child.leader = new, task
         child.forget_fetched()
@@ -298,14 +336,18 @@ class Seed:
         """The address of its ``syscall`` instruction."""
         return self._entry
 
+    def entry_for(self, ia32: bool) -> int:
+        """The address of its `syscall`, or of its `int $0x80` instruction."""
+        return self._entry + (compat.IA32_ENTRY if ia32 else 0)
+
     @property
     def base(self) -> Any:
         """The registers that calls start from, ``struct lcr_regs *``."""
         return self._base
 
     def remove_engine(self, syscall_at: int) -> None:
-        """Unmap the engine and its scratch memory, by a ``syscall`` instruction of the program's own."""
+        """Unmap the engine and its scratch memory, by a call through an instruction of the program's."""
         start, end = self._engine_range
-        program = Program()
+        program = compat.CompatProgram() if self.compat else Program()
         program.add("munmap", start, end - start)
         inject(self.leader, syscall_at, self._base, program)

@@ -17,10 +17,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["REGISTERS", "Gone", "Registers", "Tracee"]
+__all__ = ["REGISTERS", "USER32_CS", "Gone", "Registers", "Tracee"]
 
 # Requests and options of ptrace(2), <linux/ptrace.h>.
 CONT = 7
+GETREGS = 12
+SETREGS = 13
 DETACH = 17
 SYSCALL = 24
 SETOPTIONS = 0x4200
@@ -37,9 +39,9 @@ O_TRACECLONE = 0x08
 O_TRACEEXEC = 0x10
 O_EXITKILL = 0x100000
 
+EVENT_EXEC = 4
 EVENT_STOP = 128
 
-NT_PRSTATUS = 1
 NT_X86_XSTATE = 0x202
 
 SIGTRAP = 5
@@ -53,6 +55,10 @@ REGISTERS = (
     *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi"),
     *("orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs"),
 )
+
+REGISTERS_BYTES = 216
+#: cs of 32-bit code (arch/x86/include/asm/segment.h, __USER32_CS).
+USER32_CS = 0x23
 
 _XSTATE_ROOM = 16384  # AMX tiles make it 11 KiB
 
@@ -103,16 +109,31 @@ class Registers:
         """The same registers with some of them replaced (negative values wrap to 64 bits)."""
         return Registers(**({name: getattr(self, name) for name in REGISTERS} | changes))
 
+    @property
+    def is_compat(self) -> bool:
+        """Whether they are of 32-bit code."""
+        return self.cs == USER32_CS
+
     def result(self) -> int:
         """rax as the signed number that the kernel keeps there: a result, or -errno."""
-        return self.rax - (1 << 64) if self.rax >> 63 else self.rax
+        return self._signed(self.rax)
 
     def call(self) -> int:
         """orig_rax, signed: the number of the system call, or -1 outside of one."""
-        return self.orig_rax - (1 << 64) if self.orig_rax >> 63 else self.orig_rax
+        return self._signed(self.orig_rax)
+
+    def _signed(self, value: int) -> int:
+        if self.is_compat:
+            value &= 0xFFFFFFFF
+            return value - (1 << 32) if value >> 31 else value
+        return value - (1 << 64) if value >> 63 else value
 
     def arguments(self) -> tuple[int, int, int, int, int, int]:
-        """The six arguments of the system call (x86-64 convention)."""
+        """The six arguments of the system call, by the convention of x86-64, or that of i386."""
+        if self.is_compat:
+            a, b, c, d, e, f = (self.rbx, self.rcx, self.rdx, self.rsi, self.rdi, self.rbp)
+            m = 0xFFFFFFFF
+            return (a & m, b & m, c & m, d & m, e & m, f & m)
         return (self.rdi, self.rsi, self.rdx, self.r10, self.r8, self.r9)
 
     def pack(self) -> bytes:
@@ -233,13 +254,13 @@ class Tracee:
 
     def registers(self) -> Registers:
         """The general registers now."""
-        buffer = ffi.new("char[216]")
-        self._regset(lib.lcr_getregset(self.tid, NT_PRSTATUS, buffer, 216))
-        return Registers.unpack(bytes(ffi.buffer(buffer)))
+        # Not PTRACE_GETREGSET, whose layout for a 32-bit task is another one.
+        return Registers.unpack(self._get(GETREGS, 0, REGISTERS_BYTES))
 
     def set_registers(self, registers: Registers) -> None:
         """Set them all, orig_rax included."""
-        self._regset(lib.lcr_setregset(self.tid, NT_PRSTATUS, registers.pack(), 216))
+        buffer = ffi.from_buffer(registers.pack())
+        self.request(SETREGS, 0, int(ffi.cast("uintptr_t", buffer)))
 
     def xstate(self) -> bytes:
         """The XSAVE area (standard format) as large as this CPU has it."""
@@ -268,6 +289,10 @@ class Tracee:
     def siginfo(self) -> bytes:
         """struct siginfo of the current signal stop, 128 bytes."""
         return self._get(GETSIGINFO, 0, 128)
+
+    def ask(self, request: int, addr: int, size: int = 0) -> bytes:
+        """What a request writes to its data, ``size`` bytes (``addr`` where that is the size)."""
+        return self._get(request, addr, size or addr)
 
     def _get(self, request: int, addr: int, size: int) -> bytes:
         buffer = ffi.new("char[]", size)

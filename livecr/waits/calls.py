@@ -6,6 +6,7 @@ is done in the moment before each task is let go. Called by checkpoint.py.
 
 from __future__ import annotations
 
+from livecr.target.compat import refuse_mixed
 from livecr.target.shim import Shims
 from livecr.waits import written
 from livecr.waits.classify import Wait, classify_all
@@ -35,11 +36,13 @@ class Calls:
         """``evidence``: seen before the freeze. ``now_ns``: the moment that remaining times count from."""
         self._frozen = frozen
         self._evidence = evidence
-        shims = Shims(frozen.leader)
+        shims = Shims(frozen.leader, compat=frozen.compat)
         self.registers: dict[int, Registers] = {
             task.tid: shims.own_registers(task.registers()) for task in frozen.tasks
         }
         evidence.stopped = bool(frozen.stop_signal)
+        for task in frozen.tasks:
+            refuse_mixed(frozen, task, self.registers[task.tid])
         evidence.after_freeze(frozen.pid, now_ns)
         self.waits: dict[int, Wait] = classify_all(self.registers.items(), evidence, frozen.leader.read)
         self._reentry = Reentry(shims)

@@ -7,6 +7,8 @@ new blocking call is a new row.
 
 from __future__ import annotations
 
+from struct import Struct
+
 from livecr.kernel.clock import MONOTONIC, REALTIME
 from livecr.waits.restart import (
     EINTR,
@@ -28,8 +30,12 @@ __all__ = [
         "RESTART_FUNCTIONS",
         "SO_RCVTIMEO",
         "SO_SNDTIMEO",
+        "TIME32",
+        "TIME64",
+        "TIMESPEC",
         "Call",
         "call_name",
+        "key",
     ),
 ]
 
@@ -42,6 +48,11 @@ FUTEX_OP = "struct timespec, relative or absolute as the futex operation has it"
 MILLISECONDS = "int, milliseconds, negative for none"
 LEFT = "struct timespec, in which the kernel writes the time that is left when it leaves"
 LEFT_TIMEVAL = "struct timeval, in which the kernel writes the time that is left when it leaves"
+
+# How the two words of a timeout lie in memory: seconds, and nanoseconds or microseconds.
+TIMESPEC = Struct("<qq")  # struct timespec, struct timeval of x86-64
+TIME32 = Struct("<ii")  # struct old_timespec32, struct old_timeval32 of 32-bit calls
+TIME64 = Struct("<qI4x")  # struct __kernel_timespec of 32-bit tasks, whose padding the kernel passes over
 
 TIMER_ABSTIME = 1
 FUTEX_PRIVATE_FLAG = 128
@@ -70,6 +81,11 @@ _SLEEP = (ERESTART_RESTARTBLOCK, ERESTARTNOHAND)  # relative, absolute
 _FUTEX = (ERESTART_RESTARTBLOCK, ERESTARTSYS, ERESTARTNOINTR)  # with a timeout, without, PI
 
 
+def key(number: int, part: int = 0) -> int:
+    """What the row of a call is found by."""
+    return number | part << 16
+
+
 class Call:
     """One blocking system call.
 
@@ -77,6 +93,8 @@ class Call:
     timeout is marked ``*`` and the clock that it is on ``@``. ``timeout``: the index of the timeout, None if
     there is none, and ``encoding`` its form. ``clock``: its clock, unless the argument at index ``clock_at``
     has it. ``socket_option``: makes it end with EINTR when set on its descriptor (argument 0), 0 for none.
+    ``timespec``: how its timeout (and rmtp) lies in memory. ``part``: of a call that stands for many, by its
+    argument 0, which of them.
     """
 
     __slots__ = (
@@ -87,8 +105,10 @@ class Call:
         "encoding",
         "name",
         "number",
+        "part",
         "socket_option",
         "timeout",
+        "timespec",
     )
 
     def __init__(
@@ -100,6 +120,8 @@ class Call:
         arguments: str,
         socket_option: int = 0,
         clock: int = MONOTONIC,
+        timespec: Struct = TIMESPEC,
+        part: int = 0,
     ) -> None:
         words = arguments.split()
         self.number = number
@@ -111,6 +133,13 @@ class Call:
         self.clock_at = next((i for i, word in enumerate(words) if word[0] == "@"), None)
         self.clock = clock
         self.socket_option = socket_option
+        self.timespec = timespec
+        self.part = part
+
+    @property
+    def key(self) -> int:
+        """What its row is found by: its number, and which part of it this is."""
+        return key(self.number, self.part)
 
     @property
     def how(self) -> str:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from livecr.errors import Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import clock, procfs
-from livecr.waits import catalog
+from livecr.waits import abi
 from livecr.waits.deadlines import deadlines, restart_kind
-from livecr.waits.restart import EINTR, NR_RESTART_SYSCALL, how, interrupted_call
+from livecr.waits.restart import EINTR, how, interrupted_call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from livecr.kernel.bpf import RestartBlock
     from livecr.target.tracee import Registers
+    from livecr.waits.abi import Abi
     from livecr.waits.catalog import Call
     from livecr.waits.deadlines import Deadline, Evidence, ReadMemory
 
@@ -41,7 +42,8 @@ class Wait(Record):
     for a call without timeout. ``absolute``: the program gave a point in time. ``source`` and
     ``uncertainty_ns``: where the deadline was read and by how much it may be off; ``disagreement_ns``: by
     how much two exact sources differed, 0 normally. ``at_rmtp``: the struct timespec that was at the rmtp
-    of a relative sleep before the freeze wrote to it, empty if there is none or it is not known. The rest
+    of a relative sleep before the freeze wrote to it, empty if there is none or it is not known. ``abi``:
+    "x86-64" or "i386", which the number, the arguments and the structures are of. The rest
     is the restart block's, where it was read: ``kind`` ("nanosleep", "futex", "poll" or ""), ``rmtp`` of
     nanosleep, ``uaddr``, ``val``, ``flags``, ``bitset`` of futex, ``ufds``, ``nfds`` of poll.
     """
@@ -60,6 +62,7 @@ class Wait(Record):
     uncertainty_ns: int = 0
     disagreement_ns: int = 0
     at_rmtp: bytes = b""
+    abi: str = "x86-64"
     kind: str = ""
     rmtp: int = 0
     uaddr: int = 0
@@ -103,33 +106,35 @@ def classify(tid: int, registers: Registers, evidence: Evidence, read_memory: Re
     """
     code = interrupted_call(registers)
     number = registers.call()
+    table = abi.of_registers(registers)
+    arguments = list(registers.arguments())
+    call = table.find(number, arguments)
     if code is None:
-        if registers.result() != EINTR or number not in catalog.CATALOG:
+        if registers.result() != EINTR or call is None:
             return None
         # EINTR with nothing delivered: ours, if the call is one that a freeze ends.
-        if EINTR not in catalog.CATALOG[number].codes and not evidence.slept_until_frozen(tid):
+        if EINTR not in call.codes and not evidence.slept_until_frozen(tid):
             return None
         if evidence.stopped or _signal_is_due(evidence.pid, tid):
             return None  # the program's own EINTR: its handler runs, or it is continued
         code = EINTR
     where = f"task {tid} of process {evidence.pid}"
-    arguments = list(registers.arguments())
     block = evidence.restart_block(tid) if how(code) == "rearm" else None
-    restarted = number == NR_RESTART_SYSCALL
+    restarted = number == table.restart_syscall
     if restarted:
-        number = first_call(block, arguments, registers.rip, read_memory, where)
-    _refuse_function(block, where)
-    call = catalog.CATALOG.get(number)
+        number = first_call(table, block, arguments, registers.rip, read_memory, where)
+        call = table.find(number, arguments)
+    _refuse_function(table, block, where)
     if call is None:
-        name = catalog.call_name(number)
+        name = table.call_name(number)
         raise Refused(f"it waits in {name}, which livecr does not know", where=where, way_out=WAIT_FOR_IT)
     obstacle = clock_obstacle(call, arguments, where)
     if obstacle is not None:
         raise Refused(obstacle.object, where=obstacle.task, way_out=obstacle.way_out)
-    if block is not None and not belongs(block, number):
+    if block is not None and not belongs(table, block, number):
         block = None
     found = deadlines(tid, call, arguments, evidence, read_memory, block=block, restarted=restarted)
-    return _wait(tid, call, arguments, code, restarted, found, block, evidence)
+    return _wait(tid, table, call, arguments, code, restarted, found, block, evidence)
 
 
 def _signal_is_due(pid: int, tid: int) -> bool:
@@ -140,28 +145,38 @@ def _signal_is_due(pid: int, tid: int) -> bool:
 
 
 def first_call(
-    block: RestartBlock | None, arguments: list[int], rip: int, read_memory: ReadMemory, where: str
+    table: Abi,
+    block: RestartBlock | None,
+    arguments: list[int],
+    rip: int,
+    read_memory: ReadMemory,
+    where: str,
 ) -> int:
     """Which call a task in restart_syscall was first blocked in. Raises Refused when nothing tells.
 
     ``rip``: the address behind its `syscall`; before that mostly stands `mov $number,%eax`.
     """
-    _refuse_function(block, where)
-    possible = catalog.RESTART_FUNCTIONS.get(block.function, ("", (), ""))[1] if block is not None else ()
+    _refuse_function(table, block, where)
+    possible = table.restart_functions.get(block.function, ("", (), ""))[1] if block is not None else ()
     if len(possible) == 1:
         return possible[0]
     try:
         code = read_memory(rip - 7, 7)
     except Failed:
         code = b""
-    if len(code) == 7 and code[0] == 0xB8 and code[5:] == b"\x0f\x05":
+    if len(code) == 7 and code[0] == 0xB8 and code[5:] == table.instruction:
         number = int.from_bytes(code[1:5], "little")
-        if number != NR_RESTART_SYSCALL and (not possible or number in possible):
+        if number != table.restart_syscall and (not possible or number in possible):
             return number
-    if block is not None and possible == (230, 35):
-        # The two differ in where rmtp stands, which the block has too; and clock ids are small numbers.
+    if block is not None and restart_kind(block) == "nanosleep":
+        # They differ in where rmtp stands, which the block has too; and clock ids are small numbers. Of
+        # 32-bit tasks there is a third, of another struct timespec, which matters only if there is an rmtp.
         is_clock = arguments[0] in clock.CLOCKS and arguments[3] == block.rmtp
-        return 230 if is_clock else 35
+        if is_clock and len(possible) > 2 and block.rmtp_type == _TT_NATIVE:
+            return possible[2]
+        return possible[0 if is_clock else 1]
+    if block is not None and restart_kind(block) == "futex":
+        return possible[0]  # both 32-bit ones have it in absolute time from now on
     raise Refused(
         "it sits in restart_syscall, and nothing tells which call that goes on with",
         where=where,
@@ -169,15 +184,18 @@ def first_call(
     )
 
 
-def belongs(block: RestartBlock, number: int) -> bool:
+_TT_NATIVE = 1  # enum timespec_type, include/linux/restart_block.h
+
+
+def belongs(table: Abi, block: RestartBlock, number: int) -> bool:
     """Whether the restart block can be that of this call."""
-    return number in catalog.RESTART_FUNCTIONS.get(block.function, ("", (), ""))[1]
+    return number in table.restart_functions.get(block.function, ("", (), ""))[1]
 
 
-def _refuse_function(block: RestartBlock | None, where: str) -> None:
+def _refuse_function(table: Abi, block: RestartBlock | None, where: str) -> None:
     if block is None:
         return
-    known = catalog.RESTART_FUNCTIONS.get(block.function)
+    known = table.restart_functions.get(block.function)
     if known is None:
         raise Refused(
             f"it waits in a call that {block.function} goes on with, which livecr does not know",
@@ -203,6 +221,7 @@ def clock_obstacle(call: Call, arguments: list[int], where: str) -> Obstacle | N
 
 def _wait(
     tid: int,
+    table: Abi,
     call: Call,
     arguments: list[int],
     code: int,
@@ -228,7 +247,8 @@ def _wait(
             "disagreement_ns": _disagreement_ns(found),
         }
     if how(code) == "rearm" and "rmtp" in call.arguments and evidence.slept_until_frozen(tid) is not False:
-        fields["at_rmtp"] = evidence.at_rmtp.get((tid, arguments[call.arguments.index("rmtp")]), b"")
+        before = evidence.at_rmtp.get((tid, arguments[call.arguments.index("rmtp")]), b"")
+        fields["at_rmtp"] = before[: call.timespec.size]
     return Wait(
         call=call.number,
         name=call.name,
@@ -236,6 +256,7 @@ def _wait(
         restart_code=code,
         how=how(code),
         restarted=restarted,
+        abi=table.name,
         kind=kind,
         **fields,
     )

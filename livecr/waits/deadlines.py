@@ -176,7 +176,7 @@ def asked(call: Call, arguments: list[int], read_memory: ReadMemory, *, interrup
             return None  # the argument is no timeout there, but val2
     if value == 0:
         return None
-    seconds, fraction = _two_words(read_memory(value, 16))
+    seconds, fraction = call.timespec.unpack(read_memory(value, call.timespec.size))
     if call.encoding == catalog.LEFT_TIMEVAL:
         fraction *= 1000
     ns = seconds * _NS + fraction
@@ -193,13 +193,6 @@ def asked(call: Call, arguments: list[int], read_memory: ReadMemory, *, interrup
         )
     left = interrupted and call.encoding in (catalog.LEFT, catalog.LEFT_TIMEVAL)
     return Asked(clock_id, ns, absolute, left)
-
-
-def _two_words(raw: bytes) -> tuple[int, int]:
-    return (
-        int.from_bytes(raw[:8], "little", signed=True),
-        int.from_bytes(raw[8:16], "little", signed=True),
-    )
 
 
 # -- the sources

@@ -10,16 +10,16 @@ import os
 
 from livecr._native import ffi, lib
 from livecr.errors import Failed, Obstacle, Refused
-from livecr.kernel import clock, procfs
+from livecr.kernel import clock, machine, procfs
 from livecr.kernel.bpf import TaskIterator, Unavailable
 from livecr.target.shim import SLOTS_MAX
-from livecr.waits import catalog
+from livecr.waits import abi, catalog, mixed
 from livecr.waits.classify import belongs, clock_obstacle, first_call
 from livecr.waits.deadlines import Evidence, deadlines
-from livecr.waits.restart import NR_RESTART_SYSCALL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from livecr.waits.abi import Abi
     from livecr.waits.catalog import Call
     from livecr.waits.deadlines import Deadline
 
@@ -27,6 +27,7 @@ __all__ = [
     *(
         "Blocked",
         "LiveWait",
+        "abi_of_process",
         "blocked",
         "live_waits",
         "obstacles_before_freeze",
@@ -75,6 +76,14 @@ def blocked(pid: int) -> dict[int, Blocked | None]:
     return tasks
 
 
+def abi_of_process(pid: int) -> Abi:
+    """By which convention a program makes its calls. Raises Refused when there is no such process."""
+    try:
+        return abi.of(machine.of_process(pid))
+    except OSError:
+        raise Refused("there is no such process", where=f"process {pid}") from None
+
+
 def waiting_calls(pid: int) -> dict[int, int]:
     """TID -> number of the system call that it is blocked in now (219 in restart_syscall)."""
     return {tid: task.number for tid, task in blocked(pid).items() if task is not None and task.number >= 0}
@@ -85,21 +94,25 @@ def waiting_calls(pid: int) -> dict[int, int]:
 
 def obstacles_before_freeze(pid: int) -> list[Obstacle]:
     """Every task in a call that a mere freeze would end with EINTR, or that cannot be entered again."""
-    obstacles = []
+    table = abi_of_process(pid)
+    tasks = blocked(pid)
+    obstacles = mixed.obstacles(pid, tasks, table)
+    if obstacles:
+        return obstacles
     timed = 0
-    for tid, task in blocked(pid).items():
+    for tid, task in tasks.items():
         # A call that is not in the catalog is seldom blocked in: whether it is, the freeze will tell.
-        call = catalog.CATALOG.get(task.number) if task is not None else None
+        call = table.find(task.number, task.arguments) if task is not None else None
+        where = f"task {tid} of process {pid}"
         if task is None or call is None:
             continue
-        where = f"task {tid} of process {pid}"
-        if call.how == "eintr" and not _can_reenter(call, task.arguments):
+        if call.how == "eintr" and not _can_reenter(table, call, task.arguments):
             obstacles.append(Obstacle(where, f"it waits in {call.name}", _EINTR_WAY_OUT))
         elif call.how == "eintr":
             timed += _has_timeout(call, task.arguments)
-        elif call.socket_option and _socket_timeout(pid, task.arguments[0], call.socket_option):
+        elif call.socket_option and _socket_timeout(pid, fd := _socket(pid, call, task), call.socket_option):
             name = "SO_RCVTIMEO" if call.socket_option == catalog.SO_RCVTIMEO else "SO_SNDTIMEO"
-            text = f"it waits in {call.name} on fd {task.arguments[0]}, a socket with {name} set"
+            text = f"it waits in {call.name} on fd {fd}, a socket with {name} set"
             obstacles.append(Obstacle(where, text, _EINTR_WAY_OUT))
         elif (obstacle := clock_obstacle(call, task.arguments, where)) is not None:
             obstacles.append(obstacle)
@@ -120,10 +133,20 @@ def _has_timeout(call: Call, arguments: list[int]) -> bool:
     return arguments[call.timeout] != 0
 
 
-def _can_reenter(call: Call, arguments: list[int]) -> bool:
+def _can_reenter(table: Abi, call: Call, arguments: list[int]) -> bool:
     """Whether a call that a freeze ends with EINTR can be made again from outside (waits/reenter)."""
-    known = catalog.REENTERED if _has_timeout(call, arguments) else catalog.REENTERED_UNTIMED
-    return call.number in known
+    known = table.reentered if _has_timeout(call, arguments) else table.reentered_untimed
+    return call.key in known
+
+
+def _socket(pid: int, call: Call, task: Blocked) -> int:
+    """The descriptor: argument 0, or the first word of those that a socketcall has in memory."""
+    if not call.part:
+        return task.arguments[0]
+    try:
+        return int.from_bytes(read_memory(pid, task.arguments[1], 4), "little")
+    except Failed:
+        return -1
 
 
 #: Timeouts in which the kernel leaves what is left; where it cannot, the call ends with EINTR (fs/select.c).
@@ -208,14 +231,15 @@ def live_waits(pid: int, iterator: TaskIterator | None = None) -> list[LiveWait]
 
 def _look(pid: int, iterator: TaskIterator | None) -> list[LiveWait]:
     tasks = blocked(pid)
+    table = abi_of_process(pid)
     try:
         evidence = Evidence.before_freeze(pid, iterator)
     except (FileNotFoundError, ProcessLookupError):
         raise Refused("the process ended", where=f"process {pid}") from None
-    return [_live_wait(pid, tid, task, evidence) for tid, task in tasks.items()]
+    return [_live_wait(pid, tid, task, table, evidence) for tid, task in tasks.items()]
 
 
-def _live_wait(pid: int, tid: int, task: Blocked | None, evidence: Evidence) -> LiveWait:
+def _live_wait(pid: int, tid: int, task: Blocked | None, table: Abi, evidence: Evidence) -> LiveWait:
     comm = _comm(pid, tid)
     if task is None or task.number < 0:
         return LiveWait(tid, comm, "running" if task is None else "blocked")
@@ -223,19 +247,20 @@ def _live_wait(pid: int, tid: int, task: Blocked | None, evidence: Evidence) -> 
     def read(address: int, size: int) -> bytes:
         return read_memory(pid, address, size)
 
+    table = mixed.table_of(task, read, table)
     number, block = task.number, evidence.restart_block(tid)
-    restarted = number == NR_RESTART_SYSCALL
+    restarted = number == table.restart_syscall
     if restarted:
         try:
-            number = first_call(block, task.arguments, task.rip, read, f"task {tid}")
+            number = first_call(table, block, task.arguments, task.rip, read, f"task {tid}")
         except Refused:
             return LiveWait(tid, comm, "restart_syscall")
-    call = catalog.CATALOG.get(number)
+    call = table.find(number, task.arguments)
     if call is None:
-        return LiveWait(tid, comm, catalog.call_name(number))
+        return LiveWait(tid, comm, table.call_name(number))
     wait = LiveWait(tid, comm, call.name, _on(pid, call, task.arguments))
     # Outside of restart_syscall the block is a remainder of some earlier call.
-    own = block if restarted and block is not None and belongs(block, number) else None
+    own = block if restarted and block is not None and belongs(table, block, number) else None
     found = deadlines(tid, call, task.arguments, evidence, read, block=own, restarted=restarted)
     if found:
         _fill_in(wait, found[0], evidence)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 
 from livecr._native import ffi, lib
-from livecr.kernel import clock
+from livecr.kernel import clock, machine
+from livecr.waits import abi, catalog
 from livecr.waits.restart import ERESTART_RESTARTBLOCK
 from livecr.waits.written import rmtp
 
@@ -66,26 +67,27 @@ def _interrupted_call(wait: Wait, seed: Seed, task: Tracee, now: ProgramTime) ->
     call = ffi.new("struct lcr_call *")
     call.nr = wait.call
     arguments = list(wait.arguments)
-    timeout = _TIMEOUT_ARGUMENT.get(wait.name)
+    known = abi.of(wait.abi).find(wait.call, arguments)
     seed.reset_scratch()
-    if wait.remaining_ns is not None and timeout is not None:
-        if wait.name == "poll":
-            arguments[timeout] = _milliseconds(wait, now)
+    if wait.remaining_ns is not None and known is not None and known.timeout is not None:
+        if known.encoding == catalog.MILLISECONDS:
+            arguments[known.timeout] = _milliseconds(wait, now)
         else:
+<<<<<<< HEAD
             arguments[timeout] = seed.put(_timespec(_given(wait, now)))
     reckoned_ns = clock.host_now_ns(clock.MONOTONIC)
+=======
+            arguments[known.timeout] = seed.put(known.timespec.pack(*divmod(_given(wait, now), _NS)))
+>>>>>>> compat
     for i, value in enumerate(arguments):
         call.args[i] = value
     deferred = ffi.new("uint64_t *")
-    result = lib.lcr_interrupted_call(task.tid, seed.entry, seed.base, call, deferred)
+    call.ia32 = wait.abi == machine.I386
+    result = lib.lcr_interrupted_call(task.tid, seed.entry_for(call.ia32), seed.base, call, deferred)
     if result < 0:
         task.fail(-result, f"entering {wait.name} again")
     task.stopped = True
     return int(call.result), clock.host_now_ns(clock.MONOTONIC) - reckoned_ns
-
-
-# Which argument is the timeout, of the calls that have restart blocks.
-_TIMEOUT_ARGUMENT = {"nanosleep": 0, "clock_nanosleep": 2, "poll": 2, "futex": 3}
 
 
 def _given(wait: Wait, now: ProgramTime) -> int:
@@ -95,11 +97,6 @@ def _given(wait: Wait, now: ProgramTime) -> int:
     if wait.clock in clock.SHIFTED and not now.is_shifted(wait.clock):
         return clock.host_now_ns(wait.clock) + remaining_ns(wait, now)
     return wait.deadline_ns
-
-
-def _timespec(ns: int) -> bytes:
-    seconds, rest = divmod(ns, _NS)
-    return seconds.to_bytes(8, "little") + rest.to_bytes(8, "little")
 
 
 def _milliseconds(wait: Wait, now: ProgramTime) -> int:

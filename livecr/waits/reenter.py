@@ -9,12 +9,13 @@ frozen, and by the restore.
 from __future__ import annotations
 
 from livecr._native import lib
-from livecr.target.shim import ARGUMENTS, Shims
-from livecr.waits import catalog
+from livecr.target.shim import Shims
+from livecr.waits import abi, catalog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.target.tracee import Registers, Tracee
+    from livecr.waits.catalog import Call
     from livecr.waits.classify import Wait
 
 __all__ = ["Reentry", "is_timed"]
@@ -22,6 +23,7 @@ __all__ = ["Reentry", "is_timed"]
 _ENOSYS = 38
 _SYSCALL_BYTES = 2
 _NS_PER_MS = 1_000_000
+_NS = 1_000_000_000
 
 
 def is_timed(wait: Wait) -> bool:
@@ -34,27 +36,29 @@ class Reentry:
 
     def __init__(self, shims: Shims) -> None:
         self._shims = shims
-        self._timed: dict[int, int] = {}  # TID: the address of the struct timespec
+        self._timed: dict[int, tuple[int, Call]] = {}  # TID: the address of the struct timespec, whose it is
 
     def registers(self, tid: int, wait: Wait, own: Registers, left_ns: int) -> Registers:
         """What task ``tid``, whose own registers are ``own``, has to go on with to make the call again."""
         if not is_timed(wait):
             return own.copy(rip=own.rip - _SYSCALL_BYTES, rax=wait.call, orig_rax=-1)
-        number, changed = _replacement(wait)
-        entry, timespec_at = self._shims.make(own, wait.call, left_ns)
-        arguments = dict(zip(ARGUMENTS, wait.arguments, strict=True))
+        call, changed = _replacement(wait)
+        entry, timespec_at = self._shims.make(own, wait.call, _timespec(call, left_ns))
+        names = self._shims.arguments
+        arguments = dict(zip(names, wait.arguments, strict=True))
         for index, value in changed.items():
-            arguments[ARGUMENTS[index]] = timespec_at if value == catalog.LEFT_HERE else value
-        if number == wait.call and catalog.CATALOG[number].encoding == catalog.MILLISECONDS:
-            arguments["r10"] = -(-left_ns // _NS_PER_MS)  # no epoll_pwait2 before 5.11: up to 1 ms late
+            arguments[names[index]] = timespec_at if value == catalog.LEFT_HERE else value
+        if call.encoding == catalog.MILLISECONDS:
+            arguments[names[3]] = -(-left_ns // _NS_PER_MS)  # no epoll_pwait2 before 5.11: up to 1 ms late
         else:
-            self._timed[tid] = timespec_at
-        return own.copy(rip=entry, rax=number, orig_rax=-1, **arguments)
+            self._timed[tid] = timespec_at, call
+        return own.copy(rip=entry, rax=call.number, orig_rax=-1, **arguments)
 
     def refresh(self, tid: int, left_ns: int) -> None:
         """Just before a task is let go: what is left now."""
         if tid in self._timed:
-            self._shims.set_left(self._timed[tid], left_ns)
+            timespec_at, call = self._timed[tid]
+            self._shims.set_left(timespec_at, _timespec(call, left_ns))
 
     def enter(self, tasks: list[Tracee], waits: dict[int, Wait], own: dict[int, Registers]) -> None:
         """Set the registers of all frozen tasks that have to enter again. Should livecr die now, they do."""
@@ -67,9 +71,17 @@ class Reentry:
             task.set_registers(again_with)
 
 
-def _replacement(wait: Wait) -> tuple[int, dict[int, int]]:
+def _replacement(wait: Wait) -> tuple[Call, dict[int, int]]:
     """The call to be made, and the arguments of it that differ from the program's."""
-    number, changed = catalog.REENTERED[wait.call]
+    table = abi.of(wait.abi)
+    own = table.find(wait.call, wait.arguments)
+    assert own is not None
+    number, changed = table.reentered[own.key]
+    # epoll_pwait2 is the only other call, and has the same number by both conventions.
     if number != wait.call and lib.lcr_syscall(number, 2**64 - 1, 0, 0, 0, 0, 0) == -_ENOSYS:
-        return wait.call, {}
-    return number, changed
+        return own, {}
+    return own if number == wait.call else table.calls[number], changed
+
+
+def _timespec(call: Call, ns: int) -> bytes:
+    return call.timespec.pack(*divmod(ns, _NS))

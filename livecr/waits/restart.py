@@ -42,6 +42,9 @@ class Code:
         self.handler = handler
 
 
+# __NR_ia32_restart_syscall, for a restart block that a 32-bit call has left.
+_NR_IA32_RESTART_SYSCALL = 0
+
 CODES = {
     code.value: code
     for code in (
@@ -72,6 +75,8 @@ def as_kernel_resumes(registers: Registers) -> Registers:
     if code is None:
         return registers
     resumes_with = CODES[code].resumes_with
+    if resumes_with is not None and registers.is_compat:
+        resumes_with = _NR_IA32_RESTART_SYSCALL
     return registers.copy(
         rax=registers.orig_rax if resumes_with is None else resumes_with,
         rip=registers.rip - _SYSCALL_BYTES,

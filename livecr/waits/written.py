@@ -14,8 +14,8 @@ import time
 from livecr.errors import Failed
 from livecr.target import tracee
 from livecr.target.tracee import Tracee
-from livecr.waits import catalog, live
-from livecr.waits.restart import ERESTART_RESTARTBLOCK, NR_RESTART_SYSCALL, interrupted_call
+from livecr.waits import abi, catalog, live
+from livecr.waits.restart import ERESTART_RESTARTBLOCK, interrupted_call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["catch_up", "put_back", "remember", "rmtp"]
 
-TIMESPEC_BYTES = 16
-#: Where the sleeps have rmtp, by call number; restart_syscall has the arguments of either.
-_RMTP_AT = {35: (1,), 230: (3,), NR_RESTART_SYSCALL: (1, 3)}
+#: Of struct timespec; the smaller is that of the first 32-bit calls, and may end where its memory does.
+_TIMESPEC_BYTES = (16, 8)
 #: Of the second word of the timeouts that the kernel writes to, in ns: struct timespec, struct timeval.
 _UNIT_NS = {catalog.LEFT: 1, catalog.LEFT_TIMEVAL: 1000}
 _NS = 1_000_000_000
@@ -44,15 +43,18 @@ def remember(pid: int) -> dict[tuple[int, int], bytes]:
     To be read after Evidence.before_freeze, which then tells whether the task slept on until the freeze.
     """
     found = {}
+    table = live.abi_of_process(pid)
     for tid, task in live.blocked(pid).items():
         if task is None:
             continue
-        for index in _RMTP_AT.get(task.number, ()):
+        for index in table.rmtp_at.get(task.number, ()):
             address = task.arguments[index]
-            try:
-                found[tid, address] = live.read_memory(pid, address, TIMESPEC_BYTES)
-            except Failed:
-                continue  # NULL, or in restart_syscall no address at all
+            for size in _TIMESPEC_BYTES:
+                try:
+                    found[tid, address] = live.read_memory(pid, address, size)
+                    break
+                except Failed:
+                    continue  # NULL, or in restart_syscall no address at all
     return found
 
 
@@ -87,7 +89,8 @@ def put_back(pid: int, waits: dict[int, Wait], elapsed_ns: Callable[[], int]) ->
 
 def rmtp(wait: Wait) -> int:
     """The address that an interruption of this wait writes the remaining time to, 0 for none."""
-    return wait.arguments[_RMTP_AT[wait.call][0]] if wait.call in _RMTP_AT else 0
+    at = abi.of(wait.abi).rmtp_at.get(wait.call)
+    return wait.arguments[at[0]] if at else 0
 
 
 def _put_back(task: Tracee, wait: Wait) -> None:
@@ -120,7 +123,7 @@ def _is_asleep(pid: int, tid: int, wait: Wait) -> bool:
                 words = file.read().split()
         except OSError:
             return False
-        if words[0] == str(NR_RESTART_SYSCALL):
+        if words[0] == str(abi.of(wait.abi).restart_syscall):
             return [int(word, 16) for word in words[1:7]] == wait.arguments
         time.sleep(_PAUSE_S)
     return False
@@ -136,7 +139,7 @@ def _is_in(registers: Registers, wait: Wait) -> bool:
     """Whether the kernel is about to restart that very sleep."""
     return (
         interrupted_call(registers) == ERESTART_RESTARTBLOCK
-        and registers.call() in (wait.call, NR_RESTART_SYSCALL)
+        and registers.call() in (wait.call, abi.of(wait.abi).restart_syscall)
         and list(registers.arguments()) == wait.arguments
     )
 
@@ -145,11 +148,10 @@ def catch_up(task: Tracee, wait: Wait, elapsed_ns: int) -> None:
     """Take the time since the freeze off a timeout that the call is about to be made with again."""
     if wait.how != "redo" or wait.remaining_ns is None:
         return
-    call = catalog.CATALOG.get(wait.call)
+    call = abi.of(wait.abi).find(wait.call, wait.arguments)
     unit_ns = _UNIT_NS.get(call.encoding) if call is not None else None
     if call is None or call.timeout is None or unit_ns is None:
         return
     # Rounded up: a wait may end late by less than its unit, never early.
     units = -(-max(0, wait.remaining_ns - elapsed_ns) // unit_ns)
-    words = divmod(units, _NS // unit_ns)
-    task.write(wait.arguments[call.timeout], b"".join(word.to_bytes(8, "little") for word in words))
+    task.write(wait.arguments[call.timeout], call.timespec.pack(*divmod(units, _NS // unit_ns)))

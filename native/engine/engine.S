@@ -10,6 +10,11 @@
  * (ptrace(2), "Death of tracer"). The stack pointer is never changed, so a signal handler that runs on the way
  * finds the program's own stack. General registers only: the FPU state is never touched.
  *
+ * With COMPAT: the engine of 32-bit tasks (livecr/target/compat.py). The same 64-bit code runs in them, since a tracer
+ * may set cs; it lies below 4 GiB, so rip-relative addresses, stack and jump targets fit. What only a 32-bit call can do
+ * (the kernel looks at TS_COMPAT) is made through `int $0x80`, and the way home is a far jump: save_rip holds a far
+ * pointer, the offset in its low 4 bytes and the selector in the 2 above.
+ *
  * The save area's order is known to livecr/target/engine.py (SAVE_AREA).
  */
         .text
@@ -18,6 +23,11 @@ engine:
         .ascii "livecr:\1"              /* how a leftover of a killed livecr is known */
 call_here:
         syscall
+#ifdef COMPAT
+        jmp     way_back
+call_here_32:                           /* 4 bytes behind call_here (IA32_ENTRY) */
+        int     $0x80
+#endif
 
 way_back:
         movq    scratch(%rip), %rdi
@@ -55,7 +65,11 @@ way_back:
         movq    save_rdx(%rip), %rdx
         movq    save_rsi(%rip), %rsi
         movq    save_rdi(%rip), %rdi
+#ifdef COMPAT
+        ljmpl   *save_rip(%rip)
+#else
         jmp     *save_rip(%rip)
+#endif
 
         .balign 8
 save_r15:       .quad 0

@@ -19,6 +19,15 @@ static void prepare(struct lcr_regs *regs, const struct lcr_regs *base, uint64_t
     regs->rip = entry;
     regs->rax = (uint64_t)call->nr;
     regs->orig_rax = (uint64_t)-1; /* nothing is to be restarted on resume */
+    if (call->ia32) { /* arch/x86/entry/entry_64_compat.S; from 64-bit code too the kernel then takes it for one */
+        regs->rbx = call->args[0];
+        regs->rcx = call->args[1];
+        regs->rdx = call->args[2];
+        regs->rsi = call->args[3];
+        regs->rdi = call->args[4];
+        regs->rbp = call->args[5];
+        return;
+    }
     regs->rdi = call->args[0];
     regs->rsi = call->args[1];
     regs->rdx = call->args[2];
@@ -81,7 +90,7 @@ static long finish(int tid, struct lcr_call *call)
     struct lcr_regs regs;
     if (ptrace(PTRACE_GETREGS, tid, NULL, &regs) < 0)
         return -errno;
-    call->result = (int64_t)regs.rax;
+    call->result = call->ia32 ? (int32_t)regs.rax : (int64_t)regs.rax;
     return 0;
 }
 

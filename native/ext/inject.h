@@ -7,6 +7,7 @@ struct lcr_call {
     uint64_t args[6];
     int16_t origin[6];
     int16_t must;       /* 0: any result will do; 1: an error (-4095..-1) ends the batch */
+    int16_t ia32;       /* 1: a 32-bit call, in number and arguments; the instruction at `entry` is then `int $0x80` */
     int64_t result;
 };
 

@@ -1,4 +1,4 @@
-/* struct user_regs_struct of <sys/user.h>, as PTRACE_GETREGSET NT_PRSTATUS fills it. */
+/* struct user_regs_struct of <sys/user.h>, as PTRACE_GETREGS fills it, also for a 32-bit task. */
 struct lcr_regs {
     uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi;
     uint64_t orig_rax, rip, cs, eflags, rsp, ss, fs_base, gs_base, ds, es, fs, gs;

@@ -50,25 +50,26 @@ def frame(pid: int) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Compile tests/programs/NAME.c; its first lines may hold ``build: FLAGS`` for gcc."""
-    made: dict[str, Path] = {}
+def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compile tests/programs/NAME.c; its first lines may hold ``build: FLAGS`` for gcc, more may be given."""
+    made: dict[tuple[str, ...], Path] = {}
     directory = tmp_path_factory.mktemp("programs")
 
-    def compile(name: str) -> Path:
-        if name not in made:
+    def compile(name: str, *more: str) -> Path:
+        if (name, *more) not in made:
             source = PROGRAMS / f"{name}.c"
             flags = re.search(r"build: (.*)", source.read_text()[:1000])
-            output = directory / name
+            output = directory / "".join((name, *more))
             subprocess.run(
                 [
                     *("gcc", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", output, source),
                     *(flags.group(1).split() if flags else []),
+                    *more,
                 ],
                 check=True,
             )
-            made[name] = output
-        return made[name]
+            made[name, *more] = output
+        return made[name, *more]
 
     return compile
 

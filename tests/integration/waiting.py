@@ -22,7 +22,11 @@ from tests.integration.conftest import LIVECR, Disturbed, until
 
 __all__ = [
     *("ALLOWED_NS", "FATES", "LEFT_RUNNING", "NUMBERS", "PRIORITY", "RESTORED", "UNDISTURBED"),
+<<<<<<< HEAD
     *("again", "answer", "checkpoint", "in_time", "meet_all", "milliseconds", "starting_ms"),
+=======
+    *("answer", "in_time", "meet_all", "meet_and_compare", "milliseconds"),
+>>>>>>> compat
 ]
 
 UNDISTURBED, LEFT_RUNNING, RESTORED = FATES = ("undisturbed", "left-running", "restored")
@@ -33,6 +37,10 @@ _REAL_TIME = ["chrt", "--fifo", "10"]
 _MAY = subprocess.run([*_REAL_TIME, "true"], capture_output=True).returncode == 0
 PRIORITY = _REAL_TIME if _MAY else ["nice", "-n", "-20"]
 NUMBERS = {row.name: row.number for row in CATALOG.values()}
+#: What tests/programs/wait_call.c tells that has to be the same under all three fates.
+SAME = ("result", "errno", "handled", "data")
+#: The pipe's buffer is emptied and filled in turn by two tasks: how often they change places is chance.
+TAKES_TURNS = {"write-more"}
 _TRIES = 3
 #: meet_all needs as long for one kind as livecr needs to start five times: and as much again for safety.
 _STARTS_A_KIND = 10
@@ -121,3 +129,52 @@ def answer(one: Any) -> Any:
     assert one.wait() == 0, one.output()
     until(lambda: one.output().endswith("\n"), "it has printed all")
     return json.loads(one.output())
+<<<<<<< HEAD
+=======
+
+
+def meet_and_compare(
+    binary: Path, calls: dict[str, int], target: Callable[..., Any], directory: Path, livecr: Any
+) -> dict[tuple[str, str], int]:
+    """Three twins of wait_call for each kind (its call's number is told) meet their fates and tell the same.
+
+    Returns by how much each was late, in ns.
+    """
+    twins = [
+        (kind, fate, target([*PRIORITY, binary, kind, milliseconds(len(calls))]))
+        for kind in calls
+        for fate in FATES
+    ]
+    for kind, _, one in twins:
+        one.until_blocked(calls[kind])
+    meet_all([(fate, one, directory / f"{one.pid}.livecr") for _, fate, one in twins], livecr)
+    told = {(kind, fate): answer(one) for kind, fate, one in twins}
+    late_ns = {}
+    for (kind, fate), one in told.items():
+        undisturbed = told[kind, UNDISTURBED]
+        where = f"{kind} {fate}: {one}; undisturbed: {undisturbed}"
+        assert {name: one[name] for name in SAME} == {name: undisturbed[name] for name in SAME}, where
+        if kind not in TAKES_TURNS:
+            # What is left is less by what it was late; what it is off beyond that counts like being late.
+            explained_ns = abs(one["late_ns"] - undisturbed["late_ns"])
+            left_ns = abs(one["left_ns"] - undisturbed["left_ns"]) - explained_ns
+            late_ns[kind, fate] = one["late_ns"] if one["late_ns"] < 0 else max(one["late_ns"], left_ns)
+    return late_ns
+
+
+def in_time(kinds: Iterable[str], run: Callable[[list[str]], dict[tuple[str, str], int]]) -> None:
+    """Let ``run(kinds)`` tell by how much each kind was late under each fate, in ns.
+
+    None may be early; those that are later than they may be are run again.
+    """
+    remaining = list(kinds)
+    for _ in range(_TRIES):
+        late_ns = run(remaining)
+        assert all(late >= 0 for late in late_ns.values()), f"woken too early, in ns: {late_ns}"
+        noise_ns = max(late for (_, fate), late in late_ns.items() if fate == UNDISTURBED)
+        too_late = {which: late for which, late in late_ns.items() if late > ALLOWED_NS + noise_ns}
+        remaining = sorted({kind for kind, _ in too_late})
+        if not remaining:
+            return
+    raise AssertionError(f"too late in each of {_TRIES} tries, last by (ns): {too_late}; noise {noise_ns}")
+>>>>>>> compat

@@ -29,24 +29,31 @@ static void on_usr1(int s) { (void)s; go = 1; }
 static uint64_t word(uint64_t i) { return i * 0x9E3779B97F4A7C15ull ^ (i >> 7); }
 
 static char ymm_loaded;
-/* Spins with 16 known values in the vector registers until `go`, then stores them: no call in between. */
-static void spin_with_registers(uint64_t out[16][4], const uint64_t in[16][4])
+#ifdef __i386__
+#define VECTORS 8
+#define EACH ".irp n,0,1,2,3,4,5,6,7\n"
+#define CLOBBERED "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7"
+#else
+#define VECTORS 16
+#define EACH ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n"
+#define CLOBBERED "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", \
+    "xmm12", "xmm13", "xmm14", "xmm15"
+#endif
+
+/* Spins with known values in all vector registers until `go`, then stores them: no call in between. */
+static void spin_with_registers(uint64_t out[VECTORS][4], const uint64_t in[VECTORS][4])
 {
     __asm__ volatile(
-        "vmovdqu 0(%1), %%ymm0\n vmovdqu 32(%1), %%ymm1\n vmovdqu 64(%1), %%ymm2\n vmovdqu 96(%1), %%ymm3\n"
-        "vmovdqu 128(%1), %%ymm4\n vmovdqu 160(%1), %%ymm5\n vmovdqu 192(%1), %%ymm6\n vmovdqu 224(%1), %%ymm7\n"
-        "vmovdqu 256(%1), %%ymm8\n vmovdqu 288(%1), %%ymm9\n vmovdqu 320(%1), %%ymm10\n vmovdqu 352(%1), %%ymm11\n"
-        "vmovdqu 384(%1), %%ymm12\n vmovdqu 416(%1), %%ymm13\n vmovdqu 448(%1), %%ymm14\n vmovdqu 480(%1), %%ymm15\n"
+        EACH " vmovdqu \\n*32(%1), %%ymm\\n\n .endr\n"
         "movb $1, %3\n"
         "1: pause\n cmpl $0, %2\n je 1b\n"
-        "vmovdqu %%ymm0, 0(%0)\n vmovdqu %%ymm1, 32(%0)\n vmovdqu %%ymm2, 64(%0)\n vmovdqu %%ymm3, 96(%0)\n"
-        "vmovdqu %%ymm4, 128(%0)\n vmovdqu %%ymm5, 160(%0)\n vmovdqu %%ymm6, 192(%0)\n vmovdqu %%ymm7, 224(%0)\n"
-        "vmovdqu %%ymm8, 256(%0)\n vmovdqu %%ymm9, 288(%0)\n vmovdqu %%ymm10, 320(%0)\n vmovdqu %%ymm11, 352(%0)\n"
-        "vmovdqu %%ymm12, 384(%0)\n vmovdqu %%ymm13, 416(%0)\n vmovdqu %%ymm14, 448(%0)\n vmovdqu %%ymm15, 480(%0)\n"
+        EACH " vmovdqu %%ymm\\n, \\n*32(%0)\n .endr\n"
         :: "r"(out), "r"(in), "m"(go), "m"(ymm_loaded)
-        : "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
-          "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+        : "memory", CLOBBERED);
 }
+
+/* A mapping with almost nothing in it. */
+#define SPARSE (sizeof(void *) == 8 ? 1ull << 42 : 1ull << 30)
 
 int main(int argc, char **argv)
 {
@@ -55,12 +62,12 @@ int main(int argc, char **argv)
     char path[4096];
     setvbuf(stdout, NULL, _IOLBF, 0);
 
-    /* memory: a pattern, a hole, sparse terabytes, protections, shared memory */
+    /* memory: a pattern, a hole, sparse gigabytes, protections, shared memory */
     uint64_t *memory = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     for (size_t i = 0; i < bytes / 8; i++) memory[i] = word(i);
-    char *sparse = mmap(0, 1ull << 42, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *sparse = mmap(0, SPARSE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(sparse != MAP_FAILED, "no sparse mapping: %m");
-    sparse[1ull << 41] = 42;
+    sparse[SPARSE / 2] = 42;
     char *secret = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     strcpy(secret, "behind PROT_NONE");
     mprotect(secret, 4096, PROT_NONE);
@@ -151,8 +158,8 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     pid_t pid = getpid(), sid = getsid(0);
 
-    uint64_t in[16][4], out[16][4];
-    for (int i = 0; i < 64; i++) in[i / 4][i % 4] = word(1000 + i);
+    uint64_t in[VECTORS][4], out[VECTORS][4];
+    for (int i = 0; i < 4 * VECTORS; i++) in[i / 4][i % 4] = word(1000 + i);
     memset(out, 0, sizeof out);
     puts("ready");
     if (__builtin_cpu_supports("avx"))
@@ -163,7 +170,7 @@ int main(int argc, char **argv)
     if (__builtin_cpu_supports("avx")) CHECK(memcmp(in, out, sizeof in) == 0, "vector registers");
     for (size_t i = 0; i < bytes / 8; i++)
         if (memory[i] != word(i)) { CHECK(0, "memory at %zu", i); break; }
-    CHECK(sparse[1ull << 41] == 42 && sparse[1ull << 40] == 0, "sparse memory");
+    CHECK(sparse[SPARSE / 2] == 42 && sparse[SPARSE / 4] == 0, "sparse memory");
     mprotect(secret, 4096, PROT_READ);
     CHECK(!strcmp(secret, "behind PROT_NONE"), "memory behind PROT_NONE");
     CHECK(!strcmp(shared + 70000, "shared"), "shared memory");

@@ -49,7 +49,7 @@ static void check_posix(void)
 {
     static const struct { off_t at; int type; off_t end; } rows[] = {
         {0, F_UNLCK, 0}, {4, F_UNLCK, 0}, {5, F_WRLCK, 14}, {14, F_WRLCK, 14}, {15, F_UNLCK, 0},
-        {100, F_RDLCK, 119}, {120, F_WRLCK, 129}, {130, F_RDLCK, 149}, {1l << 40, F_WRLCK, 0},
+        {100, F_RDLCK, 119}, {120, F_WRLCK, 129}, {130, F_RDLCK, 149}, {1ll << 40, F_WRLCK, 0},
     };
     fflush(stdout);
     pid_t child = fork();
@@ -103,7 +103,7 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
 
     int posix = file("posix", O_RDWR), reader = file("posix", O_RDONLY);
-    struct flock own[] = {range(F_WRLCK, 5, 10), range(F_RDLCK, 100, 50), range(F_WRLCK, 120, 10), range(F_WRLCK, 1l << 40, 0)};
+    struct flock own[] = {range(F_WRLCK, 5, 10), range(F_RDLCK, 100, 50), range(F_WRLCK, 120, 10), range(F_WRLCK, 1ll << 40, 0)};
     for (int i = 0; i < 4; i++)
         if (fcntl(i == 1 ? reader : posix, F_SETLK, &own[i])) return perror("F_SETLK"), 1;
     int ofd = file("ofd", O_RDWR), ofd_reader = file("ofd", O_RDONLY), other = file("ofd", O_RDWR);

@@ -183,6 +183,32 @@ static void *player(void *mine)
 
 /* -- registers ---------------------------------------------------------------------------------------------------- */
 
+#ifdef __i386__
+/* All general registers but ecx (the loop) and esp hold known values, the arithmetic flags are all set, ymm0-7 are filled;
+   none of the loop's instructions touches any of these. Then all of it is stored. Nothing lies below the stack pointer. */
+struct kept {
+    uint32_t general[6], flags, filler;
+    uint64_t ymm[8][4];
+};
+enum { GENERAL = 6 };
+
+void spin(struct kept *out, const struct kept *in, uint32_t times);
+__asm__(
+    "spin:\n"
+    "push %ebx\n push %ebp\n push %esi\n push %edi\n"
+    "mov 24(%esp), %esi\n mov 28(%esp), %ecx\n"
+    ".irp n,0,1,2,3,4,5,6,7\n vmovdqu 32+\\n*32(%esi), %ymm\\n\n .endr\n"
+    "mov 0(%esi), %eax\n mov 4(%esi), %ebx\n mov 8(%esi), %edx\n mov 12(%esi), %edi\n mov 20(%esi), %ebp\n"
+    "push 24(%esi)\n popf\n mov 16(%esi), %esi\n"
+    "1: lea -1(%ecx), %ecx\n jecxz 2f\n jmp 1b\n"
+    "2: mov 20(%esp), %ecx\n"
+    "mov %eax, 0(%ecx)\n mov %ebx, 4(%ecx)\n mov %edx, 8(%ecx)\n mov %edi, 12(%ecx)\n mov %esi, 16(%ecx)\n"
+    "mov %ebp, 20(%ecx)\n pushf\n pop %eax\n mov %eax, 24(%ecx)\n"
+    ".irp n,0,1,2,3,4,5,6,7\n vmovdqu %ymm\\n, 32+\\n*32(%ecx)\n .endr\n"
+    "vzeroupper\n cld\n"
+    "pop %edi\n pop %esi\n pop %ebp\n pop %ebx\n ret\n");
+_Static_assert(offsetof(struct kept, ymm) == 32, "as spin() has them");
+#else
 /* All general registers but rcx (the loop) and rsp hold known values, the arithmetic flags are all set, ymm0-15 and the
    red zone are filled; none of the loop's instructions touches any of these. Then all of it is stored. */
 struct kept {
@@ -211,7 +237,9 @@ __asm__(
     ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n vmovdqu %ymm\\n, 248+\\n*32(%rcx)\n .endr\n"
     "vzeroupper\n cld\n"
     "pop %rdi\n pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbp\n pop %rbx\n ret\n");
+enum { GENERAL = 14 };
 _Static_assert(offsetof(struct kept, red_zone) == 120 && offsetof(struct kept, ymm) == 248, "as spin() has them");
+#endif
 
 #define ARITHMETIC 0xCD5 /* CF PF AF ZF SF DF OF */
 
@@ -224,10 +252,12 @@ static void *busy(void *unused)
         in.flags = 0x202 | ARITHMETIC;
         memset(&out, 0, sizeof(out));
         spin(&out, &in, 6000000);
-        for (int i = 0; i < 14; i++)
+        for (int i = 0; i < GENERAL; i++)
             if (in.general[i] != out.general[i]) FAIL("register %d is %llx instead of %llx", i, (unsigned long long)out.general[i], (unsigned long long)in.general[i]);
         if ((in.flags ^ out.flags) & ARITHMETIC) FAIL("the flags are %llx", (unsigned long long)out.flags);
+#ifndef __i386__
         if (memcmp(in.red_zone, out.red_zone, sizeof(in.red_zone))) FAIL("the red zone was written to");
+#endif
         if (memcmp(in.ymm, out.ymm, sizeof(in.ymm))) FAIL("a vector register was changed");
         usleep(2000);
     }
@@ -236,23 +266,31 @@ static void *busy(void *unused)
 
 /* -- restartable sequences: a counter for each CPU, counted up without lock or atomic -------------------------------- */
 
-static volatile uint64_t per_cpu[4096];
-static _Atomic uint64_t counted;
+static volatile unsigned long per_cpu[4096];
+static _Atomic unsigned long counted;
+
+#ifdef __i386__ /* built with -no-pie */
+#define ADDRESSES ".long 1f, 0, 2f - 1f, 0, 4f, 0\n"
+#define TAKE_SECTION "movl $3b, %[section]\n"
+#else
+#define ADDRESSES ".quad 1f, 2f - 1f, 4f\n"
+#define TAKE_SECTION "lea 3b(%%rip), %[scratch]\n mov %[scratch], %[section]\n"
+#endif
 
 static void *rseq_counter(void *unused)
 {
     struct rseq *area = (struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
-    uint64_t mine = 0;
+    unsigned long mine = 0;
     if (!__rseq_size) FAIL("the C library has not registered rseq");
     while (!finish) {
         for (int i = 0; i < 200; i++) {
             uint32_t cpu = *(volatile uint32_t *)&area->cpu_id_start;
-            uint64_t done = 0, scratch;
+            unsigned long done = 0, scratch;
             /* Between 1 and 2 the sum is only in a register, for some microseconds: whoever interrupts must abort it. */
             __asm__ volatile(
                 ".pushsection __rseq_cs, \"aw\"\n .balign 32\n"
-                "3: .long 0, 0\n .quad 1f, 2f - 1f, 4f\n .popsection\n"
-                "lea 3b(%%rip), %[scratch]\n mov %[scratch], %[section]\n"
+                "3: .long 0, 0\n" ADDRESSES ".popsection\n"
+                TAKE_SECTION
                 "1: cmp %[cpu], %[cpu_id]\n jne 5f\n"
                 "mov (%[counter]), %[scratch]\n inc %[scratch]\n"
                 "mov $4000, %%ecx\n 6: dec %%ecx\n jnz 6b\n"
@@ -263,7 +301,7 @@ static void *rseq_counter(void *unused)
                 "5:\n"
                 : [done] "+&r"(done), [scratch] "=&r"(scratch), [section] "=m"(area->rseq_cs)
                 : [cpu] "r"(cpu), [cpu_id] "m"(area->cpu_id), [counter] "r"(&per_cpu[cpu * 8 % 4096])
-                : "rcx", "memory", "cc");
+                : "ecx", "memory", "cc");
             mine += done;
         }
         usleep(1000);
@@ -356,7 +394,7 @@ int main(int argc, char **argv)
         handled = signals_seen;
     }
     for (int i = 0; i < count; i++) pthread_join(threads[i], NULL);
-    uint64_t sum = 0;
+    unsigned long sum = 0;
     for (int i = 0; i < 4096; i++) sum += per_cpu[i];
     if (sum != counted) FAIL("%llu restartable sequences ended, %llu are counted", (unsigned long long)counted, (unsigned long long)sum);
     if (signals_wrong) FAIL("signals came out of order or with another siginfo");

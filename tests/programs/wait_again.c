@@ -24,6 +24,31 @@ static int64_t now_ns(void)
     return t.tv_sec * 1000000000ll + t.tv_nsec;
 }
 
+#ifdef __i386__
+/* The call, by an int $0x80 of the program's own, and whether ebx, ecx, edx, esi, edi, ebp came back as they were. */
+long call32(long number, const uint64_t in[6], uint32_t out[6]);
+__asm__("call32:\n"
+        "push %ebx\n push %esi\n push %edi\n push %ebp\n"
+        "mov 20(%esp), %eax\n mov 24(%esp), %ebp\n"
+        "mov 0(%ebp), %ebx\n mov 8(%ebp), %ecx\n mov 16(%ebp), %edx\n mov 24(%ebp), %esi\n mov 32(%ebp), %edi\n"
+        "mov 40(%ebp), %ebp\n"
+        "int $0x80\n"
+        "push %ebp\n mov 32(%esp), %ebp\n"
+        "mov %ebx, 0(%ebp)\n mov %ecx, 4(%ebp)\n mov %edx, 8(%ebp)\n mov %esi, 12(%ebp)\n mov %edi, 16(%ebp)\n"
+        "pop %ecx\n mov %ecx, 20(%ebp)\n"
+        "pop %ebp\n pop %edi\n pop %esi\n pop %ebx\n ret\n");
+
+static long call(long number, const uint64_t in[6], int *kept)
+{
+    uint32_t out[6];
+    long result = call32(number, in, out);
+    *kept = 1;
+    for (int i = 0; i < 6; i++)
+        *kept &= out[i] == (uint32_t)in[i];
+    return result;
+}
+#define SYS_semtimedop SYS_ipc
+#else
 /* The call, and whether rdi, rsi, rdx, r10, r8, r9 came back as they were. */
 static long call(long number, const uint64_t in[6], int *kept)
 {
@@ -37,6 +62,7 @@ static long call(long number, const uint64_t in[6], int *kept)
     *kept = rdi == in[0] && rsi == in[1] && rdx == in[2] && r10 == in[3] && r8 == in[4] && r9 == in[5];
     return result;
 }
+#endif
 
 int main(int argc, char **argv)
 {
@@ -65,6 +91,9 @@ int main(int argc, char **argv)
         number = SYS_semtimedop;
         semaphores = semget(IPC_PRIVATE, 1, 0600);
         in[0] = semaphores, in[1] = (uintptr_t)&operation, in[2] = 1, in[3] = timeout;
+#ifdef __i386__ /* SEMTIMEDOP, id, count, nothing, operations, timeout */
+        in[0] = 4, in[1] = semaphores, in[2] = 1, in[3] = 0, in[4] = (uintptr_t)&operation, in[5] = timeout;
+#endif
     } else {
         epoll = epoll_create1(0);
         in[0] = epoll, in[1] = (uintptr_t)&event, in[2] = 1;
@@ -77,6 +106,11 @@ int main(int argc, char **argv)
         } else {
             number = 441; /* epoll_pwait2 */
             in[3] = timeout, in[4] = (uintptr_t)&mask, in[5] = 8;
+#ifdef __i386__
+            static int64_t wide[2]; /* the only struct timespec that it takes */
+            wide[0] = left.tv_sec, wide[1] = left.tv_nsec;
+            in[3] = timeout ? (uintptr_t)wide : 0;
+#endif
         }
     }
     puts("waiting");

@@ -1,6 +1,7 @@
 /* Blocks in one system call, by the kind named in the first argument, until it is due: after as many milliseconds as
    the second says, either by its own timeout or because a second thread then does what it waits for. Prints as
    JSON what the call gave back, and how far beyond the due time it came back on the clock that the time is on.
+   Built with -m32 it makes the first 32-bit calls, with -D_TIME_BITS=64 as well those of 64-bit time.
    A third argument says how a handler of SIGUSR1 is installed: "handler" or "restart" (SA_RESTART). */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -21,6 +22,21 @@
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifdef __i386__ /* the older of each pair of calls, or that of 64-bit time */
+#undef SYS_select
+#define SYS_select SYS__newselect
+#if _TIME_BITS == 64
+#undef SYS_clock_nanosleep
+#undef SYS_futex
+#undef SYS_ppoll
+#undef SYS_pselect6
+#define SYS_clock_nanosleep SYS_clock_nanosleep_time64
+#define SYS_futex SYS_futex_time64
+#define SYS_ppoll SYS_ppoll_time64
+#define SYS_pselect6 SYS_pselect6_time64
+#endif
+#endif
 
 #define NS 1000000000LL
 #define LONG 60 /* seconds: the timeout of calls that are woken before it */
@@ -114,7 +130,7 @@ static long c_select(void)
 static long c_select_forever(void) { return as_selected(syscall(SYS_select, pipes[0] + 1, &set, NULL, NULL, NULL)); }
 static long c_pselect(void)
 {
-    struct { uint64_t *mask; size_t size; } mask = {&usr1_blocked, 8};
+    struct { uint64_t *mask; unsigned long size; } mask = {&usr1_blocked, 8};
     return as_left(as_selected(syscall(SYS_pselect6, pipes[0] + 1, &set, NULL, NULL, &given, &mask)));
 }
 
@@ -220,7 +236,7 @@ static void *peer(void *unused)
         syscall(SYS_futex, &word, FUTEX_LOCK_PI_PRIVATE, 0, NULL);
     struct timespec own = given; /* the call may write to that */
     *(volatile int *)unused = 1;
-    syscall(SYS_nanosleep, &own, NULL);
+    syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &own, NULL);
     row->peer();
     if (row->peer != p_end) /* else its end would be noticed too */
         pause();

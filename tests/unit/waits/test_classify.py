@@ -12,6 +12,7 @@ from livecr.kernel import clock
 from livecr.kernel.bpf import RestartBlock
 from livecr.target.tracee import Registers
 from livecr.waits import classify, restart
+from livecr.waits.abi import X86_64
 from livecr.waits.catalog import CATALOG
 from livecr.waits.classify import first_call
 from livecr.waits.deadlines import Evidence, asked, moment
@@ -100,26 +101,26 @@ def block(function: str, rmtp: int = 0) -> RestartBlock:
 
 def test_the_instructions_tell_the_first_call() -> None:
     text = memory(x401000=MOV_CLOCK_NANOSLEEP)
-    assert first_call(None, [0] * 6, TEXT_AT + 7, text, "task 1") == 230
+    assert first_call(X86_64, None, [0] * 6, TEXT_AT + 7, text, "task 1") == 230
 
 
 def test_the_restart_function_tells_the_first_call() -> None:
-    assert first_call(block("do_restart_poll"), [0] * 6, TEXT_AT, memory(), "task 1") == 7
-    assert first_call(block("futex_wait_restart"), [0] * 6, TEXT_AT, memory(), "task 1") == 202
+    assert first_call(X86_64, block("do_restart_poll"), [0] * 6, TEXT_AT, memory(), "task 1") == 7
+    assert first_call(X86_64, block("futex_wait_restart"), [0] * 6, TEXT_AT, memory(), "task 1") == 202
 
 
 def test_nanosleep_and_clock_nanosleep_differ_in_where_rmtp_stands() -> None:
     nanosleep = [TIMEOUT_AT, 0x8000, 0, 0, 0, 0]
     clock_nanosleep = [clock.TAI, 0, TIMEOUT_AT, 0x8000, 0, 0]
     made = block("hrtimer_nanosleep_restart", rmtp=0x8000)
-    assert first_call(made, nanosleep, TEXT_AT, memory(), "task 1") == 35
-    assert first_call(made, clock_nanosleep, TEXT_AT, memory(), "task 1") == 230
+    assert first_call(X86_64, made, nanosleep, TEXT_AT, memory(), "task 1") == 35
+    assert first_call(X86_64, made, clock_nanosleep, TEXT_AT, memory(), "task 1") == 230
 
 
 def test_instructions_that_say_restart_syscall_tell_nothing() -> None:
     text = memory(x401000=b"\xb8\xdb\x00\x00\x00\x0f\x05")
     with pytest.raises(Refused, match="nothing tells"):
-        first_call(None, [0] * 6, TEXT_AT + 7, text, "task 1")
+        first_call(X86_64, None, [0] * 6, TEXT_AT + 7, text, "task 1")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_instructions_that_say_restart_syscall_tell_nothing() -> None:
 )
 def test_a_restart_function_that_is_not_supported_is_refused(function: str) -> None:
     with pytest.raises(Refused) as refused:
-        first_call(block(function), [0] * 6, TEXT_AT, memory(), "task 5 of process 4")
+        first_call(X86_64, block(function), [0] * 6, TEXT_AT, memory(), "task 5 of process 4")
     assert refused.value.where == "task 5 of process 4"
     assert refused.value.way_out
 

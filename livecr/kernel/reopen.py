@@ -1,0 +1,43 @@
+"""Opening a file with the flags that it had been opened with before, and no others: F_GETFL shows them all.
+
+open(2) of a 64-bit process always adds O_LARGEFILE, that of a 32-bit program does not (fs/open.c,
+force_o_largefile); O_NOFOLLOW, which livecr wants, stays among the flags. Neither can be taken off later.
+Called by the kinds that open files again.
+"""
+
+from __future__ import annotations
+
+import os
+
+from livecr._native import lib
+
+__all__ = ["open_again", "open_as_before"]
+
+_O_LARGEFILE = 0o100000
+_ENOSYS = 38
+
+
+def open_as_before(path: str, flags: int) -> int:
+    """A descriptor with these flags; a symbolic link at ``path`` is not followed. Raises OSError."""
+    if flags & os.O_PATH:
+        return os.open(path, flags | os.O_NOFOLLOW)
+    place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return open_again(place, flags)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(place)
+
+
+def open_again(fd: int, flags: int) -> int:
+    """A new description of what ``fd`` refers to. Raises OSError."""
+    path = f"/proc/self/fd/{fd}"
+    if flags & _O_LARGEFILE:
+        return os.open(path, flags)
+    result: int = lib.lcr_open_ia32(path.encode(), flags)
+    if result == -_ENOSYS:
+        return os.open(path, flags)  # no program is there that could tell
+    if result < 0:
+        raise OSError(-result, os.strerror(-result), path)
+    return result
