@@ -73,12 +73,8 @@ def _interrupted_call(wait: Wait, seed: Seed, task: Tracee, now: ProgramTime) ->
         if known.encoding == catalog.MILLISECONDS:
             arguments[known.timeout] = _milliseconds(wait, now)
         else:
-<<<<<<< HEAD
-            arguments[timeout] = seed.put(_timespec(_given(wait, now)))
-    reckoned_ns = clock.host_now_ns(clock.MONOTONIC)
-=======
             arguments[known.timeout] = seed.put(known.timespec.pack(*divmod(_given(wait, now), _NS)))
->>>>>>> compat
+    reckoned_ns = clock.host_now_ns(clock.MONOTONIC)
     for i, value in enumerate(arguments):
         call.args[i] = value
     deferred = ffi.new("uint64_t *")

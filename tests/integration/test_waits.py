@@ -79,31 +79,7 @@ def test_a_wait_ends_as_if_nothing_had_happened(
     """It would have noticed another result, another ``rmtp``, or a wait of another length."""
 
     def run(kinds: list[str]) -> dict[tuple[str, str], int]:
-<<<<<<< HEAD
-        wait_ms = milliseconds(len(kinds))
-        twins = [
-            (kind, fate, target([*PRIORITY, program("wait_call"), kind, wait_ms]))
-            for kind in kinds
-            for fate in FATES
-        ]
-        for kind, _, one in twins:
-            one.until_blocked(NUMBERS[GROUPS[group][kind]])
-        meet_all([(fate, one, tmp_path / f"{one.pid}.livecr") for _, fate, one in twins], livecr)
-        told = {(kind, fate): answer(one) for kind, fate, one in twins}
-        late_ns = {}
-        for (kind, fate), one in told.items():
-            undisturbed = told[kind, UNDISTURBED]
-            where = f"{kind} {fate}: {one}; undisturbed: {undisturbed}"
-            assert {name: one[name] for name in SAME} == {name: undisturbed[name] for name in SAME}, where
-            if kind not in TAKES_TURNS:
-                # What is left is less by what it was late; what it is off beyond that counts like being late.
-                explained_ns = abs(one["late_ns"] - undisturbed["late_ns"])
-                left_ns = abs(one["left_ns"] - undisturbed["left_ns"]) - explained_ns
-                late_ns[kind, fate] = one["late_ns"] if one["late_ns"] < 0 else max(one["late_ns"], left_ns)
-        return late_ns
-=======
         calls = {kind: NUMBERS[GROUPS[group][kind]] for kind in kinds}
         return meet_and_compare(program("wait_call"), calls, target, tmp_path, livecr)
->>>>>>> compat
 
     in_time(GROUPS[group], run)

@@ -22,11 +22,8 @@ from tests.integration.conftest import LIVECR, Disturbed, until
 
 __all__ = [
     *("ALLOWED_NS", "FATES", "LEFT_RUNNING", "NUMBERS", "PRIORITY", "RESTORED", "UNDISTURBED"),
-<<<<<<< HEAD
-    *("again", "answer", "checkpoint", "in_time", "meet_all", "milliseconds", "starting_ms"),
-=======
-    *("answer", "in_time", "meet_all", "meet_and_compare", "milliseconds"),
->>>>>>> compat
+    *("again", "answer", "checkpoint", "in_time", "meet_all", "meet_and_compare", "milliseconds"),
+    "starting_ms",
 ]
 
 UNDISTURBED, LEFT_RUNNING, RESTORED = FATES = ("undisturbed", "left-running", "restored")
@@ -129,8 +126,6 @@ def answer(one: Any) -> Any:
     assert one.wait() == 0, one.output()
     until(lambda: one.output().endswith("\n"), "it has printed all")
     return json.loads(one.output())
-<<<<<<< HEAD
-=======
 
 
 def meet_and_compare(
@@ -140,11 +135,8 @@ def meet_and_compare(
 
     Returns by how much each was late, in ns.
     """
-    twins = [
-        (kind, fate, target([*PRIORITY, binary, kind, milliseconds(len(calls))]))
-        for kind in calls
-        for fate in FATES
-    ]
+    wait_ms = milliseconds(len(calls))
+    twins = [(kind, fate, target([*PRIORITY, binary, kind, wait_ms])) for kind in calls for fate in FATES]
     for kind, _, one in twins:
         one.until_blocked(calls[kind])
     meet_all([(fate, one, directory / f"{one.pid}.livecr") for _, fate, one in twins], livecr)
@@ -160,21 +152,3 @@ def meet_and_compare(
             left_ns = abs(one["left_ns"] - undisturbed["left_ns"]) - explained_ns
             late_ns[kind, fate] = one["late_ns"] if one["late_ns"] < 0 else max(one["late_ns"], left_ns)
     return late_ns
-
-
-def in_time(kinds: Iterable[str], run: Callable[[list[str]], dict[tuple[str, str], int]]) -> None:
-    """Let ``run(kinds)`` tell by how much each kind was late under each fate, in ns.
-
-    None may be early; those that are later than they may be are run again.
-    """
-    remaining = list(kinds)
-    for _ in range(_TRIES):
-        late_ns = run(remaining)
-        assert all(late >= 0 for late in late_ns.values()), f"woken too early, in ns: {late_ns}"
-        noise_ns = max(late for (_, fate), late in late_ns.items() if fate == UNDISTURBED)
-        too_late = {which: late for which, late in late_ns.items() if late > ALLOWED_NS + noise_ns}
-        remaining = sorted({kind for kind, _ in too_late})
-        if not remaining:
-            return
-    raise AssertionError(f"too late in each of {_TRIES} tries, last by (ns): {too_late}; noise {noise_ns}")
->>>>>>> compat
