@@ -42,18 +42,28 @@ GROUPS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
             "relative-monotonic": "clock_nanosleep",
             "relative-tai": "clock_nanosleep",
             "relative-null": "clock_nanosleep",
+        },
+    ),
+    "points in time": (
+        M32,
+        {
             "absolute-realtime": "clock_nanosleep",
             "absolute-monotonic": "clock_nanosleep",
             "absolute-boottime": "clock_nanosleep",
         },
     ),
-    "futexes and polls": (
+    "futexes": (
         M32,
         {
             "futex": "futex",
             "futex-woken": "futex",
             "bitset-monotonic": "futex",
             "join": "futex",
+        },
+    ),
+    "polls": (
+        M32,
+        {
             "poll-pipe": "poll",
             "poll-woken": "poll",
             "ppoll": "ppoll",
