@@ -136,7 +136,7 @@ def dump(path: Path, head: bytes, runs: list[tuple[int, int]], workers: int, whe
     try:
         result = lib.lcr_dump(
             *(os.getpid(), fd, head, len(head), ffi.new("struct lcr_run[]", table), len(table), offset),
-            *(CHUNK_BYTES, digests, len(digests), workers, where or ffi.new("uint64_t *")),
+            *(CHUNK_BYTES, digests, len(digests), workers, 0, where or ffi.new("uint64_t *")),
         )
     finally:
         os.close(fd)
