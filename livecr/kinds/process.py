@@ -88,8 +88,8 @@ def save(
 ) -> Process:
     """Describe a frozen process. ``resume``: the registers that the kernel would go on with from a stop's.
 
-    ``children``: those that are frozen too; ``kept``: the memory that it shares with its parent; ``ticking``: its
-    timers and signals. Raises Refused for what cannot be saved.
+    ``children``: those that are frozen too; ``kept``: the memory that it shares with its parent;
+    ``ticking``: its timers and signals. Raises Refused for what cannot be saved.
     """
     pid = frozen.pid
     in_the_way = sessions.obstacles(pid) + credentials.obstacles(pid) + timers.obstacles(pid)

@@ -141,7 +141,7 @@ def save_posix(
 ) -> list[PosixTimer]:
     """Every POSIX timer with what it had left at the freeze.
 
-    ``waiting``: those whose signals are pending; ``fired``: of these the ones that have come since the freeze.
+    ``waiting``: those whose signals are pending; ``fired``: of these those that came since the freeze.
     """
     found = []
     for timer in procfs.posix_timers(pid):
