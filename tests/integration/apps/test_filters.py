@@ -35,7 +35,12 @@ COMMANDS = {
         10,
     ),
     "bash": (
-        ["bash", "-c", "for f; do for ((i = 0; i < 9000; i++)); do a[i % 97]+=$i; echo ${#a}; done; done", "bash"],
+        [
+            "bash",
+            "-c",
+            "for f; do for ((i = 0; i < 9000; i++)); do a[i % 97]+=$i; echo ${#a}; done; done",
+            "bash",
+        ],
         10,
     ),
 }

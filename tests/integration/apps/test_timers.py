@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 from tests.integration.apps.conftest import APPS
-from tests.integration.waiting import FATES, PRIORITY, in_time, meet_all
+from tests.integration.conftest import Disturbed
+from tests.integration.waiting import FATES, PRIORITY, in_time, meet_all, milliseconds
 
 NS_PER_MS = 1_000_000
-_SHORTEST_MS, _LONGEST_MS = 2_000, 16_000
 
 
 class Runtime:
@@ -108,23 +108,14 @@ def meet_fates(
         return target(words)
 
     def meet(runtime: Runtime) -> dict[str, Any]:
-        wait_ms = _SHORTEST_MS
-        while True:
-            twins = {fate: start(runtime, wait_ms) for fate in FATES}
-            try:
-                for one in twins.values():
-                    one.until_printed("ready")
-                meet_all([(fate, one, tmp_path / f"{one.pid}.livecr") for fate, one in twins.items()], livecr)
-            except AssertionError:  # perhaps only since the program has ended
-                if wait_ms >= _LONGEST_MS or not any(told(one) for one in twins.values()):
-                    raise
-            else:
-                if not any(told(one) for one in twins.values()):
-                    return twins
-            for one in twins.values():
-                one.end()
-            assert wait_ms < _LONGEST_MS, f"{wait_ms} ms are over before livecr is done"
-            wait_ms *= 2
+        wait_ms = milliseconds(2)  # there are two fates in which livecr has something to do
+        twins = {fate: start(runtime, wait_ms) for fate in FATES}
+        for one in twins.values():
+            one.until_printed("ready")
+        meet_all([(fate, one, tmp_path / f"{one.pid}.livecr") for fate, one in twins.items()], livecr)
+        if any(told(one) for one in twins.values()):
+            raise Disturbed(f"{wait_ms} ms were over before livecr was done")
+        return twins
 
     numbers = count()
     return meet
