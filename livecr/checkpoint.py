@@ -18,7 +18,7 @@ from livecr.image import elfcore, integrity
 from livecr.interruption import Postponed
 from livecr.kernel import bpf, clock, procfs
 from livecr.kernel.pidfd import duplicate
-from livecr.kinds import births, descriptors, inherited, pages, process, threads, zombies
+from livecr.kinds import births, descriptors, inherited, pages, process, signals, threads, ticking, zombies
 from livecr.target import tree
 from livecr.target.tracee import Gone
 from livecr.waits.calls import Calls, look_ahead
@@ -30,6 +30,7 @@ from livecr.waits.restart import as_kernel_resumes
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.image.integrity import NewImage
+    from livecr.kinds.ticking import Ticking
     from livecr.target.process import Process, Tree
     from livecr.target.tracee import Registers, Tracee
 
@@ -76,13 +77,18 @@ def _checkpoint(pid: int, image: str | None, leave_running: bool, interruption: 
         began_ns = time.monotonic_ns()
         calls: dict[int, Calls] = {}
         try:
+            queues = {one.pid: signals.save_queues(one) for one in frozen.processes}
             now_ns = moment()
             for process_ in frozen.processes:
                 threads.leave_critical_sections(process_)
                 seen = evidence.get(process_.pid) or Evidence(process_.pid, iterator)
                 calls[process_.pid] = Calls(process_, seen, now_ns)
                 calls[process_.pid].enter_again()
-            content = save(frozen, calls, _instant(evidence[pid]), new)
+            ticks = {
+                one.pid: ticking.save(one, queues[one.pid], calls[one.pid].since_frozen_ns, as_kernel_resumes)
+                for one in frozen.processes
+            }
+            content = save(frozen, calls, ticks, _instant(evidence[pid]), new)
             interruption.check()
             tree.confirm(frozen)
             if not leave_running:
@@ -158,7 +164,9 @@ def let_go(frozen: Tree, calls: dict[int, Calls]) -> None:
         own.put_back()
 
 
-def save(frozen: Tree, calls: dict[int, Calls], frozen_at: Instant, new: NewImage) -> Content:
+def save(
+    frozen: Tree, calls: dict[int, Calls], ticks: dict[int, Ticking], frozen_at: Instant, new: NewImage
+) -> Content:
     """Everything of a frozen tree into a new image."""
     pids = frozen.pids
     places = births.save(frozen)
@@ -175,9 +183,8 @@ def save(frozen: Tree, calls: dict[int, Calls], frozen_at: Instant, new: NewImag
         if births.is_born_of(place, places):
             kept, common = inherited.save(pid, mappings[pid], place.ppid, mappings[place.ppid])
             stored = stored.without(common)
-        record = process.save(
-            process_, frozen.children(pid), place, mappings[pid], kept, own.get(pid, []), as_kernel_resumes
-        )
+        parts = (place, mappings[pid], kept, own.get(pid, []), ticks[pid])
+        record = process.save(process_, frozen.children(pid), *parts, as_kernel_resumes)
         _store_core(process_, calls[pid].registers, record, mappings[pid], stored, new)
         records.append(record)
     zombies_ = [zombies.save(pid) for pid in frozen.ended]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from livecr.errors import Obstacle
     from livecr.image.elfcore import Core
+    from livecr.kinds.ticking import Ticking
     from livecr.target import process
     from livecr.target.spawn import Seed
     from livecr.target.tracee import Registers, Tracee
@@ -82,12 +83,13 @@ def save(
     mappings: list[procfs.Mapping],
     kept: list[inherited.Inherited],
     table: list[descriptors.Descriptor],
+    ticking: Ticking,
     resume: Callable[[Registers], Registers],
 ) -> Process:
     """Describe a frozen process. ``resume``: the registers that the kernel would go on with from a stop's.
 
-    ``children``: those that are frozen too; ``kept``: the memory that it shares with its parent. Raises
-    Refused for what cannot be saved.
+    ``children``: those that are frozen too; ``kept``: the memory that it shares with its parent;
+    ``ticking``: its timers and signals. Raises Refused for what cannot be saved.
     """
     pid = frozen.pid
     in_the_way = sessions.obstacles(pid) + credentials.obstacles(pid) + timers.obstacles(pid)
@@ -104,15 +106,15 @@ def save(
                 own = credentials.save(borrowed, told)
                 if own not in known:
                     known.append(own)
-                saved.append(threads.save(borrowed, borrowed.mask, known.index(own)))
+                saved.append(
+                    threads.save(borrowed, borrowed.mask, known.index(own), ticking.pending[task.tid])
+                )
                 if task is frozen.leader:
                     tls.refuse_ldt(borrowed)
                     whole = {
                         "session": sessions.save(pid, told, borrowed),
                         "memory": memory.save(frozen, mappings, guards, borrowed),
                         "actions": signals.save_actions(borrowed, told),
-                        "interval_timers": timers.save_interval(borrowed),
-                        "posix_timers": timers.save_posix(pid, borrowed),
                         "told_of": stops.told(children, borrowed),
                     }
     return Process(
@@ -120,7 +122,9 @@ def save(
         stopped_by=frozen.stop_signal,
         inherited=kept,
         threads=[saved[-1], *saved[:-1]],
-        pending=signals.save_pending(frozen.leader, shared=True),
+        pending=ticking.pending[signals.SHARED],
+        interval_timers=ticking.interval,
+        posix_timers=ticking.posix,
         credentials=known,
         descriptors=table,
         **whole,  # type: ignore[arg-type]
@@ -182,7 +186,7 @@ def load_rest(record: Process, seed: Seed, tasks: dict[int, Tracee], now: Progra
     """Signals, timers, and last of all the credentials, since the steps before need livecr's own rights."""
     seed.step_from_now()
     signals.load_actions(record.actions, seed)
-    timers.load(record.interval_timers, record.posix_timers, seed, now.elapsed_ns())
+    timers.load(record.interval_timers, record.posix_timers, seed, now)
     # After the actions: the kernel drops a queued signal when it is set to be ignored.
     signals.load_pending(record.pending, seed, seed.leader, shared=True)
     for thread in record.threads:

@@ -15,12 +15,14 @@ from livecr.target.program import Program
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.target.engine import Borrowed
+    from livecr.target.process import Process
     from livecr.target.spawn import Seed
     from livecr.target.tracee import Tracee
 
-__all__ = ["Action", "load_actions", "load_pending", "save_actions", "save_pending"]
+__all__ = ["SHARED", "Action", "load_actions", "load_pending", "save_actions", "save_queues"]
 
 SIGCHLD, SIGNALS = 17, 64
+SHARED = 0  # no task has this TID
 _SIG_IGN = 1
 _SIGSET_BYTES = 8
 _ACTION_BYTES = 32  # struct kernel_sigaction: handler, flags, restorer, mask
@@ -95,8 +97,15 @@ def load_actions(actions: list[Action], seed: Seed) -> None:
     seed.run(program)
 
 
-def save_pending(task: Tracee, *, shared: bool) -> list[bytes]:
-    """The queue of one task, or the process's own, in order: 128 bytes each. Nothing is consumed."""
+def save_queues(frozen: Process) -> dict[int, list[bytes]]:
+    """The pending signals of each task by TID, and under SHARED those of the process. Nothing is consumed."""
+    queues = {task.tid: _queue(task, shared=False) for task in frozen.tasks}
+    queues[SHARED] = _queue(frozen.leader, shared=True)
+    return queues
+
+
+def _queue(task: Tracee, *, shared: bool) -> list[bytes]:
+    """The queue of one task, or the process's own, in order: 128 bytes each."""
     found: list[bytes] = []
     while True:
         args = len(found).to_bytes(8, "little") + int(shared).to_bytes(4, "little")

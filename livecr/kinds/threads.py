@@ -86,8 +86,8 @@ class Thread(Record):
     tls: list[bytes]
 
 
-def save(borrowed: Borrowed, mask: int, credentials: int) -> Thread:
-    """Of one frozen task, lent out."""
+def save(borrowed: Borrowed, mask: int, credentials: int, pending: list[bytes]) -> Thread:
+    """Of one frozen task, lent out, in which the signals ``pending`` wait."""
     task, scratch = borrowed.task, borrowed.scratch
     program = Program()
     program.add("sigaltstack", 0, scratch)
@@ -101,7 +101,7 @@ def save(borrowed: Borrowed, mask: int, credentials: int) -> Thread:
         tid=task.tid,
         name=name.encode("utf-8", "surrogateescape").decode("latin-1"),
         signal_mask=mask,
-        pending=signals.save_pending(task, shared=False),
+        pending=pending,
         alternate_stack=AlternateStack(address=words[0], flags=words[1] & 0xFFFFFFFF, size_bytes=words[2]),
         clear_child_tid=words[3],
         robust_list=_robust_list(task.tid),

@@ -1,6 +1,8 @@
 """Timers of a process: the three interval timers and the POSIX timers, with the time that they have left.
 
-Relies on /proc/PID/timers (proc_pid_timers(5)), on timer_gettime and getitimer from inside, and on
+Those of wall-clock time run on while the process is frozen, so what they have left is told as of the freeze.
+One that fires meanwhile only leaves its signal pending: it is set again when that is taken. Relies on
+/proc/PID/timers (proc_pid_timers(5)), on timer_gettime and getitimer from inside, and on
 PR_TIMER_CREATE_RESTORE_IDS (6.15), or on timer ids being given out in ascending order before.
 """
 
@@ -13,16 +15,19 @@ from livecr.target.program import Program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from livecr.target.engine import Borrowed
     from livecr.target.spawn import Seed
+    from livecr.waits.clocks import ProgramTime
 
-__all__ = ["IntervalTimer", "PosixTimer", "load", "obstacles", "save_interval", "save_posix"]
+__all__ = ["IntervalTimer", "PosixTimer", "load", "obstacles", "save_interval", "save_posix", "source"]
 
-_ITIMERS = 3  # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
+_ITIMERS, _REAL = 3, 0  # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
 _SPEC_BYTES = 32  # struct itimerspec and struct itimerval: interval, value
 _ID_TRIES = 1 << 16
 
-CLOCK_THREAD_CPUTIME_ID = 3
+CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID = 2, 3
 PR_TIMER_CREATE_RESTORE_IDS, _ON, _OFF = 77, 1, 0
 SIGEV_NONE = 1
 # "notify" of /proc/PID/timers, and SIGEV_* (fs/proc/base.c, show_timer).
@@ -30,6 +35,12 @@ _NOTIFY = {"signal/pid": 0, "none/pid": SIGEV_NONE, "thread/pid": 2, "signal/tid
 _SIGEVENT_BYTES = 64
 TIMER_ABSTIME = 1
 _SIGSET_BYTES = 8
+SIGALRM, SI_TIMER, SI_KERNEL = 14, -2, 0x80
+_SI_CODE, _SI_TIMERID = 8, 16  # where in siginfo
+REAL_TIMER = -1  # no POSIX timer has this id
+_ALARM = b"".join(word.to_bytes(4, "little") for word in (SIGALRM, 0, SI_KERNEL)).ljust(128, b"\0")
+# What is left of a timer is known as well as the moment of asking: good enough, and how often to ask again.
+_WINDOW_NS, _TRIES = 100_000, 4
 
 
 class IntervalTimer(Record):
@@ -67,37 +78,90 @@ def obstacles(pid: int) -> list[Obstacle]:
     ]
 
 
-def save_interval(borrowed: Borrowed) -> list[IntervalTimer]:
-    """The interval timers that are set."""
-    program = Program()
-    for which in range(_ITIMERS):
-        program.add("getitimer", which, borrowed.scratch + which * _SPEC_BYTES)
-    borrowed.run(program)
-    raw = borrowed.task.read(borrowed.scratch, _ITIMERS * _SPEC_BYTES)
+def _counts_cpu_time(clock: int) -> bool:
+    """Negative ids name another task's CPU clock."""
+    return clock < 0 or clock in (CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID)
+
+
+def source(info: bytes) -> int | None:
+    """The POSIX timer that a pending signal comes from, REAL_TIMER, or None."""
+    number, code, timer = (
+        int.from_bytes(info[at : at + 4], "little", signed=True) for at in (0, _SI_CODE, _SI_TIMERID)
+    )
+    if code == SI_TIMER:
+        return timer
+    return REAL_TIMER if (number, code) == (SIGALRM, SI_KERNEL) else None
+
+
+def save_interval(
+    borrowed: Borrowed, fired: set[int], since_frozen_ns: Callable[[], int]
+) -> list[IntervalTimer]:
+    """The interval timers that are set, as at the freeze. ``fired``: the sources of signals since then."""
     found = []
     for which in range(_ITIMERS):
-        interval, remaining = _times(raw[which * _SPEC_BYTES :], 1_000_000)
+        program = Program()
+        program.add("getitimer", which, borrowed.scratch)
+        interval, remaining, asked_ns = _ask(borrowed, program, 1_000_000, since_frozen_ns)
+        if which == _REAL:
+            # One that has fired tells no more when. The kernel sets it again when SIGALRM is taken
+            # (kernel/signal.c, dequeue_signal).
+            if remaining or REAL_TIMER in fired:
+                remaining += -(-asked_ns // 1000)
+            elif interval:
+                remaining = interval + -(-asked_ns // 1000)
         if remaining or interval:
             found.append(IntervalTimer(which=which, interval_us=interval, remaining_us=remaining))
     return found
 
 
-def save_posix(pid: int, borrowed: Borrowed) -> list[PosixTimer]:
-    """Every POSIX timer with what it has left."""
+def _ask(
+    borrowed: Borrowed, program: Program, parts: int, since_frozen_ns: Callable[[], int]
+) -> tuple[int, int, int]:
+    """Interval and remaining time that ``program`` leaves in scratch, and when it was told that.
+
+    The latest moment that it may have been: the timer must not fire before its time.
+    """
+    best: tuple[int, int, int] | None = None
+    window_ns = 0
+    for _ in range(_TRIES):
+        before_ns = since_frozen_ns()
+        borrowed.run(program)
+        after_ns = since_frozen_ns()
+        if best is None or after_ns - before_ns < window_ns:
+            window_ns = after_ns - before_ns
+            best = (*_times(borrowed.task.read(borrowed.scratch, _SPEC_BYTES), parts), after_ns)
+        if window_ns <= _WINDOW_NS or not best[1]:
+            break
+    assert best is not None
+    return best
+
+
+def save_posix(
+    pid: int, borrowed: Borrowed, waiting: set[int], fired: set[int], since_frozen_ns: Callable[[], int]
+) -> list[PosixTimer]:
+    """Every POSIX timer with what it had left at the freeze.
+
+    ``waiting``: those whose signals are pending; ``fired``: of these those that came since the freeze.
+    """
     found = []
     for timer in procfs.posix_timers(pid):
-        number = int(timer["ID"])
-        program = Program()
-        program.add("timer_gettime", number, borrowed.scratch)
-        program.add("timer_getoverrun", number)
-        _, overrun = borrowed.run(program)
-        interval, remaining = _times(borrowed.task.read(borrowed.scratch, _SPEC_BYTES), 1_000_000_000)
+        number, clock = int(timer["ID"]), int(timer["ClockID"])
+        asking = Program()
+        asking.add("timer_gettime", number, borrowed.scratch)
+        interval, remaining, asked_ns = _ask(borrowed, asking, 1_000_000_000, since_frozen_ns)
+        if not _counts_cpu_time(clock) and (remaining or number in fired):
+            remaining += asked_ns
+            if number in waiting and interval:
+                remaining = (remaining - 1) % interval + 1  # it has gone on by whole intervals
+        asking = Program()
+        asking.add("timer_getoverrun", number)
+        (overrun,) = borrowed.run(asking)
         signal, _, value = timer["signal"].partition("/")
         how, _, target = timer["notify"].partition(".")
         found.append(
             PosixTimer(
                 id=number,
-                clock=int(timer["ClockID"]),
+                clock=clock,
                 notify=_NOTIFY[how],
                 signal=int(signal),
                 value=int(value, 16),
@@ -123,31 +187,53 @@ def _spec(interval: int, value: int, parts: int) -> bytes:
 # -- loading -----------------------------------------------------------------------------------------------
 
 
-def load(interval: list[IntervalTimer], posix: list[PosixTimer], seed: Seed, elapsed_ns: int) -> None:
-    """Make them again. ``elapsed_ns``: how much of the program's time has passed since the freeze.
+def load(interval: list[IntervalTimer], posix: list[PosixTimer], seed: Seed, now: ProgramTime) -> None:
+    """Make them again. What has passed of the program's time since the freeze they have no more.
 
     CPU-time timers do not lose that: nothing ran.
     """
     for timer in posix:
         _create(timer, seed)
-        left = timer.remaining_ns
-        if left and timer.clock >= 0:
-            left = max(1, left - elapsed_ns)
         if timer.overrun and timer.interval_ns and timer.notify != SIGEV_NONE:
             _overrun(timer, seed)
-        if left:
-            program = Program()
-            at = seed.put(_spec(timer.interval_ns, left, 1_000_000_000))
-            program.add("timer_settime", timer.id, 0, at, 0)
-            seed.run(program)
+        if timer.remaining_ns:
+            _arm(timer, seed, now)
     for itimer in interval:
         program = Program()
         left = itimer.remaining_us
-        if left and itimer.which == 0:
-            left = max(1, left - elapsed_ns // 1000)
+        if left and itimer.which == _REAL:
+            left -= now.elapsed_ns() // 1000
+            if left <= 0 and itimer.interval_us:
+                # It has been due meanwhile, perhaps many times, which still is one signal.
+                left = left % itimer.interval_us or itimer.interval_us
+                program.add("rt_sigqueueinfo", seed.pid, SIGALRM, seed.put(_ALARM))
+            left = max(1, left)
         at = seed.put(_spec(itimer.interval_us, left, 1_000_000))
         program.add("setitimer", itimer.which, at, 0)
         seed.run(program)
+
+
+def _arm(timer: PosixTimer, seed: Seed, now: ProgramTime) -> None:
+    """One that has been due meanwhile is set to that moment: so the kernel counts how often it has been."""
+    left, flags = timer.remaining_ns, 0
+    if not _counts_cpu_time(timer.clock):
+        left -= now.elapsed_ns()
+        if left <= 0:
+            left, flags = max(1, _clock_ns(timer.clock, seed) + left), TIMER_ABSTIME
+    program = Program()
+    at = seed.put(_spec(timer.interval_ns, left, 1_000_000_000))
+    program.add("timer_settime", timer.id, flags, at, 0)
+    seed.run(program)
+
+
+def _clock_ns(clock: int, seed: Seed) -> int:
+    """A clock of the program's."""
+    asking = Program()
+    now_at = seed.room(16)
+    asking.add("clock_gettime", clock, now_at)
+    seed.run(asking)
+    raw = seed.leader.read(now_at, 16)
+    return int.from_bytes(raw[:8], "little") * 1_000_000_000 + int.from_bytes(raw[8:], "little")
 
 
 def _create(timer: PosixTimer, seed: Seed) -> None:
@@ -182,12 +268,7 @@ def _overrun(timer: PosixTimer, seed: Seed) -> None:
     counts the intervals that have gone by since (kernel/time/posix-timers.c, common_hrtimer_rearm).
     """
     signal_set = (1 << (timer.signal - 1)).to_bytes(8, "little")
-    asking = Program()
-    now_at = seed.room(16)
-    asking.add("clock_gettime", timer.clock, now_at)
-    seed.run(asking)
-    raw = seed.leader.read(now_at, 16)
-    now = int.from_bytes(raw[:8], "little") * 1_000_000_000 + int.from_bytes(raw[8:], "little")
+    now = _clock_ns(timer.clock, seed)
     start = now - timer.overrun * timer.interval_ns - timer.interval_ns // 2
     if start <= 0:
         return

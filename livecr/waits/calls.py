@@ -47,6 +47,10 @@ class Calls:
         self.waits: dict[int, Wait] = classify_all(self.registers.items(), evidence, frozen.leader.read)
         self._reentry = Reentry(shims)
 
+    def since_frozen_ns(self) -> int:
+        """How much time has passed since the moment that remaining times count from."""
+        return self._evidence.since_frozen_ns()
+
     def enter_again(self) -> None:
         """Those that the freeze has ended with EINTR."""
         self._reentry.enter(self._frozen.tasks, self.waits, self.registers)

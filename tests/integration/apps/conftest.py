@@ -28,6 +28,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if name not in made:
             source, output = APPS / name, directory / Path(name).stem
             commands: dict[str, list[str | Path]] = {
+                ".c": ["gcc", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", output, source],
                 ".rs": ["rustc", "-O", "-o", output, source],
                 ".go": ["go", "build", "-o", output, source],
                 ".java": ["javac", "-d", output, source],

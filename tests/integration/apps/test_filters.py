@@ -1,4 +1,4 @@
-"""Everyday programs with one thread that compute and write: the output is that of an undisturbed run.
+"""Everyday programs that compute and write, some with threads: the output is that of an undisturbed run.
 
 Of a restore that is not exact such a program would notice nothing by itself, but its output would: a file
 position, a register (the vector registers of a compressor among them) or a page that is not what it was.
@@ -23,11 +23,24 @@ from tests.integration.waiting import again
 # livecr on a machine has modules to compile, and that must not take as long as the first of them computes.
 COMMANDS = {
     "xz": (["xz", "-T1", "-2", "-c"], 4),
+    "xz-threads": (["xz", "-T2", "-2", "-c", "--block-size=1MiB"], 2),
+    "zstd-threads": (["zstd", "-q", "-T2", "-12", "-c"], 7),
     "gzip": (["gzip", "-9", "-n", "-c"], 14),
+    "sort": (["sort", "--parallel=2", "--buffer-size=8M", "-k", "3,3", "-k", "7"], 40),
+    "openssl": (["openssl", "dgst", "-sha512"], 700),
     "awk": (["awk", "{ for (i = 1; i <= NF; i++) n[$i] += i * NR; print NR, NF, n[$1] }"], 16),
     "perl": (["perl", "-ne", r"for (split) { $n{$_} += length; $s += $n{$_} * $. } print qq($. $s\n)"], 12),
     "dash": (
         ["dash", "-c", "for f; do i=0; while [ $i -lt 40000 ]; do i=$((i + 1)); echo $i; done; done", "dash"],
+        10,
+    ),
+    "bash": (
+        [
+            "bash",
+            "-c",
+            "for f; do for ((i = 0; i < 9000; i++)); do a[i % 97]+=$i; echo ${#a}; done; done",
+            "bash",
+        ],
         10,
     ),
 }

@@ -38,7 +38,7 @@ def test_timers_of_go(
     lives.story(
         fate,
         lambda wait_ms: target([command, lines, str(wait_ms), "timers"]),
-        {"sleep": 4, "select": 4},
+        {"sleep": 2, "select": 2, "context": 2, "ticker": 2},
         {"42"},
         lines,
     )

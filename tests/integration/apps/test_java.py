@@ -15,7 +15,7 @@ import pytest
 from tests.integration.apps.fates import FATES, Lives, check_story
 from tests.integration.waiting import again, checkpoint
 
-WAITS = {"sleep": 3, "wait": 3, "park": 3, "poll": 3, "scheduled": 1}
+WAITS = {"sleep": 3, "wait": 3, "park": 3, "poll": 3, "scheduled": 3}
 
 
 @pytest.mark.parametrize(

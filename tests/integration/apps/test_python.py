@@ -1,4 +1,4 @@
-"""CPython with sixteen threads: sleeping, waiting on conditions, queues and locks, computing, writing a file.
+"""CPython with many threads: sleeping, waiting on conditions, queues and locks, computing, writing a file.
 
 Of a restore that is not exact it would notice a wait that ends early or late by time.monotonic(), a condition
 or queue that never wakes, a lost GIL, or a line of its file that is missing or twice.
@@ -14,7 +14,7 @@ import pytest
 from tests.integration.apps.conftest import APPS
 from tests.integration.apps.fates import FATES, Lives
 
-WAITS = {"sleep": 3, "condition_wait": 3, "queue_get": 3, "lock_acquire": 3}
+WAITS = dict.fromkeys(("sleep", "event_wait", "timer", "condition_wait", "queue_get", "lock_acquire"), 2)
 
 
 def run(python: Path, fate: str, target: Callable[..., Any], lives: Lives, lines_file: Path) -> None:

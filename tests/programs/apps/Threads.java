@@ -1,7 +1,7 @@
 // Threads of the JVM: each kind of wait that its library has, busy ones that allocate so that the collector runs
 // and check what survives it, one that reads through null pointers (the JVM makes exceptions of SIGSEGV), one
-// writing numbered lines. Threads LINES_FILE WAIT_MS. Prints "ready", then "NAME ASKED_NS TOOK_NS" for each wait
-// that has ended, by System.nanoTime(), then "done". Knows nothing of livecr.
+// writing numbered lines. Threads LINES_FILE WAIT_MS [quiet]. "quiet": only those that wait. Prints "ready", then
+// "NAME ASKED_NS TOOK_NS" for each wait that has ended, by System.nanoTime(), then "done". Knows nothing of livecr.
 
 import java.io.FileOutputStream;
 import java.util.ArrayList;
@@ -134,16 +134,20 @@ public class Threads {
             waiting.add(timed("poll-" + i, Threads::poll));
         }
         ScheduledExecutorService executor = Executors.newScheduledThreadPool(2);
-        long began = System.nanoTime();
-        executor.schedule(
-            () -> say("scheduled-0 " + asked + " " + (System.nanoTime() - began)), asked, TimeUnit.NANOSECONDS);
+        for (int i = 0; i < 3; i++) {
+            String name = "scheduled-" + i + " " + asked + " ";
+            long began = System.nanoTime();
+            executor.schedule(() -> say(name + (System.nanoTime() - began)), asked, TimeUnit.NANOSECONDS);
+        }
         ArrayBlockingQueue<Integer> fed = new ArrayBlockingQueue<>(1);
         List<Thread> others = new ArrayList<>();
         others.add(start(() -> say("fed " + fed.take())));
-        others.add(start(Threads::allocate));
-        others.add(start(Threads::allocate));
-        others.add(start(Threads::dereferenceNull));
-        others.add(start(() -> writeLines(arguments[0])));
+        if (arguments.length < 3 || !arguments[2].equals("quiet")) {
+            others.add(start(Threads::allocate));
+            others.add(start(Threads::allocate));
+            others.add(start(Threads::dereferenceNull));
+            others.add(start(() -> writeLines(arguments[0])));
+        }
         say("ready");
         for (Thread thread : waiting) {
             thread.join();

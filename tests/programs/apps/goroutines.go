@@ -1,11 +1,13 @@
 // Goroutines: waits of Go's runtime or of the kernel, two busy so that the runtime preempts them (SIGURG), one writing
-// numbered lines. goroutines LINES_FILE WAIT_MS timers|calls. "timers": time.Sleep and its like and os.File, for which
-// the runtime makes an epoll instance; "calls": the same by plain system calls, which need none as long as the
-// collector does not run (GOGC=off), since that sets timers too. Prints "ready", then "NAME ASKED_NS TOOK_NS" for each
-// wait that has ended, by Go's monotonic clock, then "done". Knows nothing of livecr.
+// numbered lines. goroutines LINES_FILE WAIT_MS timers|calls|quiet. "timers": time.Sleep and its like and os.File, for
+// which the runtime makes an epoll instance; "calls": the same by plain system calls, which need none as long as the
+// collector does not run (GOGC=off), since that sets timers too; "quiet": timers, none busy, no lines. Prints "ready",
+// then "NAME ASKED_NS TOOK_NS" for each wait that has ended, by Go's monotonic clock, then "done". Knows nothing of
+// livecr.
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -41,6 +43,18 @@ func selectAfter(asked time.Duration) {
 	}
 }
 
+func contextDone(asked time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), asked)
+	defer cancel()
+	<-ctx.Done()
+}
+
+func ticker(asked time.Duration) {
+	one := time.NewTicker(asked)
+	defer one.Stop()
+	<-one.C
+}
+
 func busy(over *int32) {
 	last := time.Now()
 	for atomic.LoadInt32(over) == 0 {
@@ -65,15 +79,15 @@ func main() {
 	milliseconds, err := strconv.Atoi(os.Args[2])
 	must(err)
 	asked := time.Duration(milliseconds) * time.Millisecond
-	waits := []func(time.Duration){time.Sleep, selectAfter}
-	names := []string{"sleep", "select"}
+	waits := []func(time.Duration){time.Sleep, selectAfter, contextDone, ticker}
+	names := []string{"sleep", "select", "context", "ticker"}
 	var file io.Writer
 	if os.Args[3] == "calls" {
 		waits, names = []func(time.Duration){kernelSleep}, []string{"nanosleep"}
 		fd, err := syscall.Open(os.Args[1], syscall.O_CREAT|syscall.O_WRONLY|syscall.O_TRUNC, 0o644)
 		must(err)
 		file = kernelFile(fd)
-	} else {
+	} else if os.Args[3] == "timers" {
 		file, err = os.Create(os.Args[1])
 		must(err)
 	}
@@ -90,12 +104,15 @@ func main() {
 		}(i)
 	}
 	fed := make(chan int)
-	others.Add(4)
+	others.Add(1)
 	go func() { defer others.Done(); fmt.Println("fed", <-fed) }()
-	for i := 0; i < 2; i++ {
-		go func() { defer others.Done(); busy(&over) }()
+	if os.Args[3] != "quiet" {
+		others.Add(3)
+		for i := 0; i < 2; i++ {
+			go func() { defer others.Done(); busy(&over) }()
+		}
+		go func() { defer others.Done(); writeLines(file, waits[0], &over) }()
 	}
-	go func() { defer others.Done(); writeLines(file, waits[0], &over) }()
 	fmt.Println("ready")
 	timed.Wait()
 	fed <- 42

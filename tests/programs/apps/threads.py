@@ -1,7 +1,7 @@
-"""Sixteen threads of CPython: each kind of wait that its library has, one busy, one writing numbered lines.
+"""Threads of CPython: each kind of wait that its library has, one busy, one writing numbered lines.
 
-threads.py LINES_FILE WAIT_MS. Prints "ready", then "NAME ASKED_NS TOOK_NS" for each wait that has ended, by
-time.monotonic_ns(), then "done". Knows nothing of livecr.
+threads.py LINES_FILE WAIT_MS [quiet]. "quiet": without those two. Prints "ready", then "NAME ASKED_NS
+TOOK_NS" for each wait that has ended, by time.monotonic_ns(), then "done". Knows nothing of livecr.
 """
 
 import queue
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-lines_file, asked_ns = sys.argv[1], int(sys.argv[2]) * 1_000_000
+lines_file, asked_ns, quiet = sys.argv[1], int(sys.argv[2]) * 1_000_000, sys.argv[3:] == ["quiet"]
 seconds = asked_ns / 1e9
 over = threading.Event()
 fed: queue.Queue[int] = queue.Queue()
@@ -30,6 +30,18 @@ def timed(name: str, wait: Callable[[], object]) -> None:
 
 def sleep() -> None:
     time.sleep(seconds)
+
+
+def event_wait() -> None:
+    assert not threading.Event().wait(seconds)
+
+
+def timer() -> None:
+    called = threading.Event()
+    one = threading.Timer(seconds, called.set)
+    one.start()
+    called.wait()
+    one.join()
 
 
 def condition_wait() -> None:
@@ -77,12 +89,13 @@ def write_lines() -> None:
 
 timed_threads = [
     threading.Thread(target=timed, args=(f"{wait.__name__}-{i}", wait))
-    for i, wait in enumerate([sleep, condition_wait, queue_get, lock_acquire] * 3)
+    for i, wait in enumerate([sleep, event_wait, timer, condition_wait, queue_get, lock_acquire] * 2)
 ]
-others = [threading.Thread(target=body) for body in (take_what_is_fed,) * 2 + (busy, write_lines)]
+others = [
+    threading.Thread(target=body) for body in (take_what_is_fed,) * 2 + (() if quiet else (busy, write_lines))
+]
 for thread in timed_threads + others:
     thread.start()
-assert threading.active_count() == 17
 say("ready")
 for thread in timed_threads:
     thread.join()

@@ -1,6 +1,6 @@
 // Threads of Rust's standard library: each kind of wait that it has, two busy, one writing numbered lines.
-// threads LINES_FILE WAIT_MS. Prints "ready", then "NAME ASKED_NS TOOK_NS" for each wait that has ended, by
-// Instant (CLOCK_MONOTONIC), then "done". Knows nothing of livecr.
+// threads LINES_FILE WAIT_MS [quiet]. "quiet": without those three. Prints "ready", then "NAME ASKED_NS TOOK_NS" for
+// each wait that has ended, by Instant (CLOCK_MONOTONIC), then "done". Knows nothing of livecr.
 
 use std::fs::File;
 use std::io::Write;
@@ -81,12 +81,14 @@ fn main() {
         .collect();
     let (sender, receiver) = channel();
     let mut others = vec![thread::spawn(move || println!("fed {}", receiver.recv().unwrap()))];
-    for _ in 0..2 {
-        let over = over.clone();
-        others.push(thread::spawn(move || busy(&over)));
+    if arguments.get(3).map_or(true, |word| word != "quiet") {
+        for _ in 0..2 {
+            let over = over.clone();
+            others.push(thread::spawn(move || busy(&over)));
+        }
+        let (name, until) = (arguments[1].clone(), over.clone());
+        others.push(thread::spawn(move || write_lines(&name, &until)));
     }
-    let (name, until) = (arguments[1].clone(), over.clone());
-    others.push(thread::spawn(move || write_lines(&name, &until)));
     println!("ready");
     for thread in timed {
         thread.join().unwrap();
