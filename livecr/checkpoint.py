@@ -18,7 +18,18 @@ from livecr.image import elfcore, integrity
 from livecr.interruption import Postponed
 from livecr.kernel import bpf, clock, procfs
 from livecr.kernel.pidfd import duplicate
-from livecr.kinds import births, descriptors, inherited, pages, process, signals, threads, ticking, zombies
+from livecr.kinds import (
+    births,
+    descriptors,
+    inherited,
+    pages,
+    process,
+    requests,
+    signals,
+    threads,
+    ticking,
+    zombies,
+)
 from livecr.target import tree
 from livecr.target.tracee import Gone
 from livecr.waits.calls import Calls, look_ahead
@@ -172,8 +183,10 @@ def save(
     places = births.save(frozen)
     pidfds = {one.pid: one.pidfd for one in frozen.processes}
     holders = [pid for pid in pids if "files" not in places[pid].shares]
-    own, table = descriptors.save(holders, new, lambda d: duplicate(pidfds[d.pid], d.fd))
     mappings = {pid: procfs.mappings(pid) for pid in pids}
+    for process_ in frozen.processes:  # before anything is saved: requests change memory, files and pipes
+        requests.settle(process_, mappings[process_.pid], as_kernel_resumes)
+    own, table = descriptors.save(holders, new, lambda d: duplicate(pidfds[d.pid], d.fd))
     shared_stored: dict[int, list[tuple[int, int]]] = {}
     records = []
     for process_ in frozen.processes:

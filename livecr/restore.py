@@ -175,6 +175,10 @@ class _Building:
         descriptors.load(self._content.table, own, self._opened, self._seeds)
         for pid, record in self._records.items():
             self._tasks |= process.load_tasks(record, self._seeds[pid])
+            if pid not in own:
+                own[pid] = own[record.place.ppid]
+        vmas = {pid: record.memory.vmas for pid, record in self._records.items()}
+        descriptors.finish_rings(self._content.table, own, self._opened, vmas, self._seeds, self._tasks)
         descriptors.arm_timers(self._content.table, self._opened, self._now)
 
     def _load_signals(self, record: process.Process) -> None:

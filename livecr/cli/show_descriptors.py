@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from livecr.kinds.descriptors import Table
+    from livecr.kinds.io_uring import IoUring
     from livecr.kinds.process import Process
     from livecr.kinds.sockets_inet import Address, InetSocket
     from livecr.kinds.sockets_unix import UnixSocket
@@ -58,6 +59,8 @@ def descriptors(table: Table, record: Process, image: str) -> list[dict[str, Any
             what = _timerfd(description)
         elif kind == "signalfd":
             what = ", ".join(signal_name(n) for n in range(1, SIGNALS + 1) if description.mask >> n - 1 & 1)
+        elif kind == "io_uring":
+            what = _io_uring(description)
         elif kind == "inotify":
             what = "watches " + (", ".join(watch.path for watch in description.watches) or "nothing")
         elif kind == "inet-socket":
@@ -112,6 +115,17 @@ def _timerfd(description: TimerFd) -> str:
     return f"{clock_name(description.clock)}, {left}{every}{unread}"
 
 
+def _io_uring(description: IoUring) -> str:
+    counts = f"{description.sq_head} requests and {description.cq_tail} completions"
+    said = f"{description.sq_entries} entries, {counts}"
+    for count, what in (
+        (len(description.files), "registered files"),
+        (len(description.buffers), "registered buffers"),
+    ):
+        said += f", {count} {what}" if count else ""
+    return said
+
+
 def _inet_socket(description: InetSocket) -> str:
     def shown(address: Address) -> str:
         return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
@@ -127,5 +141,7 @@ def _inet_socket(description: InetSocket) -> str:
 
 
 # Of these the record's flags do not say it.
-_WITHOUT_ACCESS = ("unix-socket", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "inet-socket")
+_WITHOUT_ACCESS = (
+    *("unix-socket", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "inet-socket", "io_uring"),
+)
 _ACCESS = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "rw"}

@@ -325,6 +325,21 @@ def _task_iterator() -> str:
     return "restart blocks and sleepers can be read"
 
 
+def _requests_in_flight() -> str:
+    from livecr.kernel import async_io, bpf
+
+    try:
+        reader = async_io.Reader()
+        try:
+            if os.getpid() not in reader.read(os.getpid()).in_flight:
+                raise Missing("the iterators do not find this process")
+        finally:
+            reader.close()
+    except bpf.Unavailable as reason:
+        raise Missing(str(reason)) from None
+    return "BPF counts those of io_uring and AIO"
+
+
 def _timer_list() -> str:
     with open("/proc/timer_list", "rb") as file:
         file.read(1)
@@ -356,6 +371,9 @@ FEATURES = (
     Feature("PR_SET_MM_MAP", True, "a checkpoint works, a restore does not: no memory layout", _set_mm),
     Feature("BTF", False, "as without BPF", _btf),
     Feature("BPF task iterator", False, "deadlines come from lesser sources, some inexact", _task_iterator),
+    Feature(
+        "requests in flight", False, "programs that use io_uring or AIO are refused", _requests_in_flight
+    ),
     Feature("timer list", False, "without BPF too, deadlines come from the scheduler", _timer_list),
     Feature(
         "scheduler times", False, "without BPF and timer list too, only upper bounds are known", _scheduler

@@ -12,6 +12,7 @@ __all__ = [
     "Mapping",
     "children",
     "descriptors",
+    "is_worker",
     "layout",
     "limits",
     "link",
@@ -114,6 +115,21 @@ def namespace(pid: int, kind: str) -> str:
 def threads(pid: int) -> list[int]:
     """The TIDs of a process, ascending."""
     return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+
+
+# include/linux/sched.h: a task that the kernel made in the process, for io_uring or the like. It is shown
+# among the threads, but never leaves the kernel.
+_PF_IO_WORKER, _PF_USER_WORKER = 0x10, 0x4000
+
+
+def is_worker(pid: int, tid: int) -> bool:
+    """Whether a task of a process is a worker of the kernel's own; False if it has ended."""
+    try:
+        text = _text(pid, f"task/{tid}/stat")
+    except _ENDED:
+        return False
+    flags = int(text[text.rindex(")") + 2 :].split()[9 - 3])
+    return bool(flags & (_PF_IO_WORKER | _PF_USER_WORKER))
 
 
 def children(pid: int) -> list[int]:

@@ -12,7 +12,7 @@ import stat as st
 from contextlib import suppress
 
 from livecr._native import lib
-from livecr.errors import Failed, Obstacle, Refused
+from livecr.errors import BadImage, Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import procfs
 from livecr.kinds import (
@@ -21,6 +21,7 @@ from livecr.kinds import (
     eventfd,
     files,
     inotify,
+    io_uring,
     locks,
     memfd,
     pipes,
@@ -38,7 +39,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from livecr.image.integrity import NewImage
+    from livecr.kinds.io_uring_made import Instances
+    from livecr.kinds.memory import Vma
     from livecr.target.spawn import Seed
+    from livecr.target.tracee import Tracee
     from livecr.waits.clocks import ProgramTime
 
 __all__ = ["Description", "Descriptor", "Descriptors", "Table", "arm_timers", "load", "obstacles", "save"]
@@ -57,6 +61,7 @@ Description = (
     | timerfd.TimerFd
     | signalfd.SignalFd
     | inotify.Inotify
+    | io_uring.IoUring
 )
 
 NR_KCMP, KCMP_FILE = 312, 0
@@ -81,6 +86,7 @@ KINDS: tuple[tuple[Callable[[int], bool], str, ModuleType], ...] = (
     (lambda mode: not st.S_IFMT(mode), "anon_inode:[timerfd]", timerfd),
     (lambda mode: not st.S_IFMT(mode), "anon_inode:[signalfd]", signalfd),
     (lambda mode: not st.S_IFMT(mode), "anon_inode:inotify", inotify),
+    (lambda mode: not st.S_IFMT(mode), "anon_inode:[io_uring]", io_uring),
 )
 
 
@@ -167,13 +173,14 @@ def _obstacles(table: Descriptors) -> list[Obstacle]:
         if d.flags & O_ASYNC:
             what = f"{d.target} sends signals (O_ASYNC)"
             found.append(Obstacle(d.where, what, "this version cannot restore that"))
-        stands = module.obstacle(d, table.stats[d])
+        stands = module.obstacle(d, table.stats[d]) if module is not io_uring else None
         if stands:
             found.append(Obstacle(d.where, stands[0], stands[1]))
     found += inotify.pending(table.open)
     found += sockets_unix.obstacles(table.of(sockets_unix), table.stats, table.insiders)
     found += memfd.outsiders(table.of(memfd), table.stats, table.insiders)
     found += sockets_inet.obstacles(table.of(sockets_inet), table.protocol, table.insiders)
+    found += io_uring.obstacles(table.of(io_uring), table.insiders)
     return found + epoll.strangers(table.of(epoll)) + pipes.outsiders(table.open, table.stats, table.insiders)
 
 
@@ -197,6 +204,7 @@ def save(
     held: list[locks.Lock] = []
     keeper = files.Keeper(image)
     sockets = sockets_unix.Saver(duplicate)
+    rings = io_uring.Rings()
     epolls = table.of(epoll)
     for d in table.open:
         index, is_new = known.index(d, table.stats[d])
@@ -205,6 +213,8 @@ def save(
             assert module is not None
             if module is sockets_unix:
                 descriptions.append(sockets.save(d, table.stats[d]))
+            elif module is io_uring:
+                descriptions.append(rings.save(d))
             elif module is epoll:
                 descriptions.append(epoll.save_watched(d, epolls))
             else:
@@ -253,6 +263,7 @@ class Opened:
     def __init__(self, table: Table, image_directory: str) -> None:
         self._table = table
         self.fds: list[int] = []
+        self.rings: Instances | None = None
         made = pipes.Made(table.pipes)
         keeper = files.Reopener(image_directory)
         memfds = memfd.Remaker(image_directory)
@@ -270,6 +281,7 @@ class Opened:
             "TimerFd": timerfd.load,
             "SignalFd": signalfd.load,
             "Inotify": inotify.load,
+            "IoUring": lambda _: _LATER,
         }
         try:
             for description in table.descriptions:
@@ -300,6 +312,13 @@ class Opened:
 
     def finish(self, seeds: dict[int, Seed]) -> None:
         """Make what only the processes themselves can make. They have no descriptor open before or after."""
+        rings = [i for i, d in enumerate(self._table.descriptions) if isinstance(d, io_uring.IoUring)]
+        if rings:
+            from livecr.kinds.io_uring_made import Instances
+
+            self.rings = Instances()
+            for i in rings:
+                self.fds[i] = self.rings.make(self._table.descriptions[i], seeds)  # type: ignore[arg-type]
         places = [i for i, fd in enumerate(self.fds) if fd == _LATER]
         if places:
             from livecr.kinds import sockets_unix_made
@@ -356,6 +375,28 @@ def _place(descriptors: list[Descriptor], opened: Opened, seed: Seed) -> None:
     closing = Program()
     closing.add("close", spare)
     seed.run(closing)
+
+
+def finish_rings(
+    table: Table,
+    own: dict[int, list[Descriptor]],
+    opened: Opened,
+    vmas: dict[int, list[Vma]],
+    seeds: dict[int, Seed],
+    tasks: dict[int, Tracee],
+) -> None:
+    """Make the io_urings what they were, when all tasks are there. ``own``, ``vmas``, ``seeds``: by PID."""
+    rings = {pid: [vma for vma in of_one if vma.kind == "io_uring"] for pid, of_one in vmas.items()}
+    places: dict[tuple[int, int], io_uring.IoUring] = {}
+    for pid, descriptors in own.items():
+        for d in descriptors:
+            description = table.descriptions[d.description]
+            if isinstance(description, io_uring.IoUring):
+                places[pid, d.fd] = description
+    if opened.rings is not None:
+        opened.rings.finish(places, rings, seeds, tasks)
+    elif any(rings.values()):
+        raise BadImage("a mapping is of an io_uring that is not there", where="the image")
 
 
 def arm_timers(table: Table, opened: Opened, now: ProgramTime) -> None:

@@ -12,7 +12,8 @@ import os
 from livecr.errors import Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import machine, procfs, vdso
-from livecr.kinds import inherited, kernel_code, layout, mapped_files
+from livecr.kernel.async_io import AIO_PATH, RING_PATH
+from livecr.kinds import aio, inherited, io_uring, kernel_code, layout, mapped_files
 from livecr.kinds.mapped_files import MappedFile, difference, identify, identify_path
 from livecr.target.compat import TASK_SIZE
 from livecr.target.program import Program
@@ -90,7 +91,10 @@ class GuardRange(Record):
 
 
 class Vma(Record):
-    """One mapping. ``kind``: "anonymous", "file", "shared" (anonymous shared memory) or "kernel"."""
+    """One mapping. ``kind``: "anonymous", "file", "shared" (anonymous shared memory) or "kernel".
+
+    The rings of io_uring and AIO ("io_uring", "aio") are anonymous memory until their owners are made.
+    """
 
     start: int
     end: int
@@ -98,7 +102,7 @@ class Vma(Record):
     kind: str
     flags: list[str]  # VmFlags, of which those in _MMAP_FLAGS, _ADVICE and the like are restored
     offset: int  # bytes into the file or the shared object
-    file: int  # index into Memory.files, or the inode number of shared anonymous memory; -1 for none
+    file: int  # index into Memory.files; inode number of shared anonymous memory; descriptor of io_uring; -1
     name: str  # [heap], [stack], [vdso], or as given by PR_SET_VMA_ANON_NAME
 
 
@@ -114,6 +118,7 @@ class Memory(Record):
     layout: dict[str, int]
     exe: MappedFile
     vdso_xxh3: str
+    aio: list[aio.Context]
     abi: str = machine.X86_64
 
 
@@ -145,7 +150,7 @@ def _ways_out(what: str) -> str:
 
 
 def _unsavable(m: procfs.Mapping) -> str:
-    if m.path in _KERNEL_MAPPINGS or m.path in _IGNORED:
+    if m.path in _KERNEL_MAPPINGS or m.path in _IGNORED or m.path in (RING_PATH, AIO_PATH):
         return ""
     for flag in m.flags:
         if flag in _UNSAVABLE:
@@ -158,7 +163,7 @@ def _unsavable(m: procfs.Mapping) -> str:
         return "a file that has been deleted or replaced"
     if m.path.startswith("/dev/") and not m.path.startswith("/dev/shm/") and not _is_shared_anonymous(m):
         return "a device"
-    if m.path.startswith(("[aio]", "anon_inode:", "[uprobes]", "socket:")):
+    if m.path.startswith(("anon_inode:", "[uprobes]", "socket:")):
         return "kernel memory"
     return ""
 
@@ -181,6 +186,7 @@ def save(
     files: list[MappedFile] = []
     known: dict[str, int] = {}
     vmas = []
+    rings = io_uring.mapped(pid) if any(m.path == RING_PATH for m in mappings) else {}
     for m in mappings:
         if m.path in _IGNORED:
             continue
@@ -189,6 +195,10 @@ def save(
             kind = "kernel"
         elif _is_shared_anonymous(m):
             kind, file = "shared", m.inode
+        elif m.path == RING_PATH:
+            kind, file = "io_uring", rings[m.start]
+        elif m.path == AIO_PATH:
+            kind = "aio"
         elif m.path.startswith("/"):
             kind = "file"
             if m.path not in known:
@@ -215,6 +225,7 @@ def save(
         layout=layout.save(pid, borrowed),
         exe=identify_path(procfs.link(pid, "exe")),
         vdso_xxh3=kernel_code.vdso_xxh3(vmas, borrowed.task, compat=frozen.compat),
+        aio=aio.save(pid, {m.start: m.end - m.start for m in mappings if m.path == AIO_PATH}),
         abi=machine.I386 if frozen.compat else machine.X86_64,
     )
 
@@ -318,10 +329,11 @@ def load(
 
 
 def _mmap_flags(vma: Vma) -> int:
-    flags = MAP_FIXED | (MAP_SHARED if vma.perms[3] == "s" else MAP_PRIVATE)
+    plain = vma.kind in ("anonymous", "io_uring", "aio")
+    flags = MAP_FIXED | (MAP_SHARED if vma.perms[3] == "s" and not plain else MAP_PRIVATE)
     if "dp" in vma.flags:
         flags = MAP_FIXED | MAP_DROPPABLE
-    if vma.kind == "anonymous":
+    if plain:
         flags |= MAP_ANONYMOUS
     for name, flag in _MMAP_FLAGS.items():
         if name in vma.flags and "dp" not in vma.flags:

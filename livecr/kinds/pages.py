@@ -12,6 +12,7 @@ import os
 from livecr._native import ffi, lib
 from livecr.errors import Failed
 from livecr.image.integrity import CHUNK_BYTES
+from livecr.kernel.async_io import AIO_PATH, RING_PATH
 from livecr.kinds import huge_pages
 from livecr.target import blobs
 from livecr.target.program import Program
@@ -94,6 +95,8 @@ def stored(pid: int, mappings: list[Mapping], shared_stored: dict[int, list[tupl
                 # Of anonymous memory every page counts, which is told sooner than whose a file's page is.
                 how = lib.lcr_scan_private if m.path.startswith("/") else lib.lcr_scan_anonymous
                 runs.scan(how, pagemap, m.start, m.end)
+            elif m.path in (RING_PATH, AIO_PATH):
+                runs.add(m.start, m.end)
             elif m.path == "/dev/zero (deleted)":
                 before = shared_stored.setdefault(m.inode, [])
                 part = (m.offset, m.offset + m.end - m.start)

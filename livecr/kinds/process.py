@@ -10,12 +10,14 @@ from livecr.image.elfcore import Mapping
 from livecr.image.record import Record
 from livecr.kernel import procfs
 from livecr.kinds import (
+    aio,
     births,
     credentials,
     descriptors,
     inherited,
     memory,
     pages,
+    requests,
     sessions,
     signals,
     stops,
@@ -73,7 +75,7 @@ def obstacles(pid: int) -> list[Obstacle]:
     found += timers.obstacles(pid)
     mappings = procfs.mappings(pid)
     memory.look_ahead(mappings)
-    return found + memory.obstacles(pid, mappings)
+    return found + memory.obstacles(pid, mappings) + requests.obstacles(pid, mappings)
 
 
 def save(
@@ -167,6 +169,7 @@ def load_memory(
 def finish_memory(record: Process, core: Core, seed: Seed) -> None:
     """What children do not inherit, or shall not; then what the process has as a whole."""
     memory.finish(record.memory, seed, core.auxv, pages.holding(core, record.memory))
+    aio.load(record.memory.aio, record.memory.vmas, seed)
     if "fs" not in record.place.shares:
         sessions.load_directory(record.session, seed)
     sessions.load(record.session, seed)

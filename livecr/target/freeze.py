@@ -42,10 +42,13 @@ def freeze(pid: int) -> Process:
     except ProcessLookupError:
         raise Refused("there is no such process", where=f"process {pid}") from None
     tasks: dict[int, Tracee] = {}
+    workers: set[int] = set()
     try:
         # A task is born from one that still runs; so when a look finds none that is new, none is left.
-        while new := sorted(set(_task_ids(pid)) - tasks.keys()):
-            for task in _stop(pid, new):
+        while new := sorted(set(_task_ids(pid)) - tasks.keys() - workers):
+            # Workers of the kernel's own would stop too, but run no code and make no calls for the engine.
+            workers |= {tid for tid in new if tid != pid and procfs.is_worker(pid, tid)}
+            for task in _stop(pid, [tid for tid in new if tid not in workers]):
                 tasks[task.tid] = task
             if not tasks:
                 raise Refused("the process ended before it could be frozen", where=f"process {pid}")

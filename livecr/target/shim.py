@@ -15,10 +15,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.target.tracee import Registers, Tracee
 
-__all__ = ["SLOTS_MAX", "Shims", "content_end"]
+__all__ = ["SLOTS_MAX", "Shims", "Slot", "content_end"]
 
 _PAGE = 4096
 _SYSCALL_BYTES = 2
+_ADDED_BYTES = 28  # from here on the shim (of x86-64) has added what was done before to rax
 _STACK_SEARCH_BYTES = 64 << 10
 SLOTS_MAX = 6
 
@@ -34,6 +35,17 @@ def content_end(page: bytes, *, compat: bool = False) -> int:
 
 def _form(compat: bool) -> shim_forms.Form:
     return shim_forms.COMPAT if compat else shim_forms.NATIVE
+
+
+class Slot:
+    """A shim that was made: the addresses to enter at, of its struct timespec, and of its getevents_arg."""
+
+    __slots__ = ("arg_at", "entry", "timespec_at")
+
+    def __init__(self, start: int, form: shim_forms.Form) -> None:
+        self.entry = start + MAGIC_BYTES
+        self.timespec_at = start + form.timespec_at
+        self.arg_at = start + form.arg_at
 
 
 class Shims:
@@ -63,7 +75,8 @@ class Shims:
             return registers
         words = self._form.words(slot, self._task.read(slot, len(self._code)))
         own = {name: words[name] for name in self._form.arguments}
-        if registers.rip == slot + MAGIC_BYTES:  # before the call
+        done = words["done"]
+        if registers.rip == slot + MAGIC_BYTES and not done:  # before the call
             own |= {"rip": words["back"] - _SYSCALL_BYTES, "rax": words["number"]}
         else:
             own |= {"rip": words["back"]}
@@ -71,6 +84,10 @@ class Shims:
                 own["rcx"] = words["back"]  # as `syscall` leaves it
         if registers.call() >= 0:
             own["orig_rax"] = words["number"]
+        if done and registers.rip == slot + MAGIC_BYTES:
+            own["rax"] = done  # the rest of it has not been entered: as if a signal had come first
+        elif done and registers.rip < slot + _ADDED_BYTES:
+            own["rax"] = done + max(0, registers.result())
         return registers.copy(**own)
 
     @property
@@ -111,11 +128,16 @@ class Shims:
                 break
         return free
 
-    def make(self, own: Registers, number: int, timespec: bytes) -> tuple[int, int]:
-        """A shim for a call ``number`` that the program made with its registers ``own``.
-
-        Returns the address to enter at, and that of ``timespec``, which holds what is left.
-        """
+    def make(
+        self,
+        own: Registers,
+        number: int,
+        timespec: bytes,
+        *,
+        done: int = 0,
+        sigmask: tuple[int, int] = (0, 0),
+    ) -> Slot:
+        """A shim for a call ``number`` that the program made with its registers ``own``; see Form.fill."""
         size = len(self._code)
         slot = next(
             self._end - (i + 1) * size
@@ -123,8 +145,12 @@ class Shims:
             if self._end - (i + 1) * size not in self._taken
         )
         self._taken.add(slot)
-        self._task.write(slot, self._form.fill(slot, own, number, timespec))
-        return slot + MAGIC_BYTES, slot + self._form.timespec_at
+        self._task.write(slot, self._form.fill(slot, own, number, timespec, done, sigmask))
+        return Slot(slot, self._form)
+
+    def read(self, address: int, size: int) -> bytes:
+        """Of the program's memory. Raises Failed where nothing is mapped."""
+        return self._task.read(address, size)
 
     def set_left(self, timespec_at: int, timespec: bytes) -> None:
         """Change what is left, before the task has entered."""

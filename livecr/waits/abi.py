@@ -24,12 +24,12 @@ class Abi:
     """``calls``: Call.key -> its row. ``demultiplexers``: calls whose argument 0 says which they stand for.
 
     ``restart_functions``, ``reentered``, ``reentered_untimed``: as in waits/catalog, by key. ``rmtp_at``:
-    number of a sleep -> the arguments where rmtp may be. ``instruction``: what a task in a call has just
-    behind it.
+    number of a sleep -> the arguments where rmtp may be. ``done``: as in waits/catalog, by number.
+    ``instruction``: what a task in a call has just behind it.
     """
 
     __slots__ = (
-        *("calls", "demultiplexers", "instruction", "name", "reentered", "reentered_untimed"),
+        *("calls", "demultiplexers", "done", "instruction", "name", "reentered", "reentered_untimed"),
         *("restart_functions", "restart_syscall", "rmtp_at"),
     )
 
@@ -44,6 +44,7 @@ class Abi:
         rmtp_at: dict[int, tuple[int, ...]],
         instruction: bytes,
         demultiplexers: tuple[int, ...] = (),
+        done: dict[int, dict[int, int]] | None = None,
     ) -> None:
         self.name = name
         self.calls = calls
@@ -54,6 +55,7 @@ class Abi:
         self.rmtp_at = rmtp_at | {restart_syscall: (1, 3)}
         self.instruction = instruction
         self.demultiplexers = demultiplexers
+        self.done = done or {}
 
     def find(self, number: int, arguments: Sequence[int]) -> Call | None:
         """The row of a call, None for one that is not in the table."""
@@ -78,6 +80,7 @@ X86_64 = Abi(
     NR_RESTART_SYSCALL,
     {35: (1,), 230: (3,)},
     b"\x0f\x05",  # syscall
+    done=catalog.DONE,
 )
 
 

@@ -20,9 +20,13 @@ from livecr.waits.restart import (
 )
 
 __all__ = [
-    *("ABSOLUTE", "ABS_IF_FLAG", "FUTEX_OP", "LEFT", "LEFT_TIMEVAL", "MILLISECONDS", "NONE", "RELATIVE"),
+    *("ABSOLUTE", "ABS_IF_FLAG", "FUTEX_OP", "GETEVENTS_ARG", "LEFT", "LEFT_TIMEVAL", "MILLISECONDS"),
+    *("NONE", "RELATIVE"),
+    *("ENTER_ABS_TIMER", "ENTER_EXT_ARG", "ENTER_EXT_ARG_REG", "ENTER_GETEVENTS", "IO_URING_ENTER"),
     *(
+        "ARG_HERE",
         "CATALOG",
+        "DONE",
         "FUTEX_COMMANDS",
         "LEFT_HERE",
         "REENTERED",
@@ -48,6 +52,7 @@ FUTEX_OP = "struct timespec, relative or absolute as the futex operation has it"
 MILLISECONDS = "int, milliseconds, negative for none"
 LEFT = "struct timespec, in which the kernel writes the time that is left when it leaves"
 LEFT_TIMEVAL = "struct timeval, in which the kernel writes the time that is left when it leaves"
+GETEVENTS_ARG = "struct timespec named by a struct io_uring_getevents_arg, if flags has IORING_ENTER_EXT_ARG"
 
 # How the two words of a timeout lie in memory: seconds, and nanoseconds or microseconds.
 TIMESPEC = Struct("<qq")  # struct timespec, struct timeval of x86-64
@@ -67,6 +72,13 @@ FUTEX_COMMANDS: dict[int, tuple[bool, int | None]] = {
     11: (True,  None),       # FUTEX_WAIT_REQUEUE_PI
     13: (True,  None),       # FUTEX_LOCK_PI2
 }  # fmt: skip
+
+# io_uring_enter(2), flags: what argp is, and how the timeout counts.
+IO_URING_ENTER = 426
+ENTER_GETEVENTS = 1 << 0
+ENTER_EXT_ARG = 1 << 3
+ENTER_ABS_TIMER = 1 << 5
+ENTER_EXT_ARG_REG = 1 << 6
 
 # Socket options that turn the restart code into EINTR when set (net/core/sock.h, sock_intr_errno).
 SO_RCVTIMEO = 20
@@ -158,7 +170,8 @@ class Call:
         if self.encoding == FUTEX_OP:
             return FUTEX_COMMANDS.get(arguments[1] & ~FUTEX_FLAGS, (False, None))[0]
         return self.encoding == ABSOLUTE or (
-            self.encoding == ABS_IF_FLAG and bool(arguments[1] & TIMER_ABSTIME)
+            (self.encoding == ABS_IF_FLAG and bool(arguments[1] & TIMER_ABSTIME))
+            or (self.encoding == GETEVENTS_ARG and bool(arguments[3] & ENTER_ABS_TIMER))
         )
 
 
@@ -243,7 +256,7 @@ _ROWS = (
     # -- asynchronous input and output: fs/aio.c, io_uring/io_uring.c
     Call(208, "io_getevents",    _EINTR,  RELATIVE,     "ctx_id min_nr nr events *timeout"),
     Call(333, "io_pgetevents",   _NOHAND, RELATIVE,     "ctx_id min_nr nr events *timeout usig"),
-    Call(426, "io_uring_enter",  _EINTR,  NONE,         "fd to_submit min_complete flags argp argsz"),
+    Call(426, "io_uring_enter",  _EINTR,  GETEVENTS_ARG, "fd to_submit min_complete flags *argp argsz"),
 )  # fmt: skip
 
 #: Call number -> its row.
@@ -261,11 +274,13 @@ RESTART_FUNCTIONS = {
 }  # fmt: skip
 
 
-#: In REENTERED: here goes the address of a struct timespec with the time that is left.
-LEFT_HERE = -1
+#: In REENTERED: here goes the address of a struct timespec with the time that is left, or that of a struct
+#: io_uring_getevents_arg that names it.
+LEFT_HERE, ARG_HERE = -1, -2
 
 #: Calls that a freeze ends with EINTR, and how each is made again when it has a timeout: the call, and its
 #: arguments (by index) that differ. Milliseconds are too coarse, so epoll_pwait2 stands in for its elders.
+#: io_pgetevents ends with ERESTARTNOHAND, but would then wait for all of its timeout again.
 REENTERED: dict[int, tuple[int, dict[int, int]]] = {
     # program's    made again     differs
     232:          (441,           {3: LEFT_HERE, 4: 0, 5: 8}),  # epoll_wait: no signal mask
@@ -274,10 +289,20 @@ REENTERED: dict[int, tuple[int, dict[int, int]]] = {
     128:          (128,           {2: LEFT_HERE}),              # rt_sigtimedwait
     220:          (220,           {3: LEFT_HERE}),              # semtimedop
     208:          (208,           {4: LEFT_HERE}),              # io_getevents
+    333:          (333,           {4: LEFT_HERE}),              # io_pgetevents
+    426:          (426,           {4: ARG_HERE, 5: 24}),        # io_uring_enter
 }  # fmt: skip
 
 #: The same, without a timeout: made again as they are.
 REENTERED_UNTIMED = (65, *REENTERED)
+
+#: Calls that tell how much they have done when they are interrupted, and not that they were: by how much each
+#: argument (by index) differs, for each unit that was done, when the rest is asked for.
+DONE: dict[int, dict[int, int]] = {
+    208: {1: -1, 2: -1, 3: 32},  # io_getevents: min_nr, nr, and events (struct io_event)
+    333: {1: -1, 2: -1, 3: 32},  # io_pgetevents
+    426: {1: -1},                # io_uring_enter: to_submit; it only waits if it could submit all
+}  # fmt: skip
 
 
 def call_name(number: int) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from livecr.errors import Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import clock, procfs
-from livecr.waits import abi
-from livecr.waits.deadlines import deadlines, restart_kind
+from livecr.waits import abi, catalog
+from livecr.waits.deadlines import deadlines, getevents_arg, restart_kind
 from livecr.waits.restart import EINTR, how, interrupted_call
 
 TYPE_CHECKING = False
@@ -43,7 +43,8 @@ class Wait(Record):
     ``uncertainty_ns``: where the deadline was read and by how much it may be off; ``disagreement_ns``: by
     how much two exact sources differed, 0 normally. ``at_rmtp``: the struct timespec that was at the rmtp
     of a relative sleep before the freeze wrote to it, empty if there is none or it is not known. ``abi``:
-    "x86-64" or "i386", which the number, the arguments and the structures are of. The rest
+    "x86-64" or "i386", which the number, the arguments and the structures are of. ``done``: how much the
+    call had done before it was interrupted, to be added to what the rest returns. The rest
     is the restart block's, where it was read: ``kind`` ("nanosleep", "futex", "poll" or ""), ``rmtp`` of
     nanosleep, ``uaddr``, ``val``, ``flags``, ``bitset`` of futex, ``ufds``, ``nfds`` of poll.
     """
@@ -62,6 +63,7 @@ class Wait(Record):
     uncertainty_ns: int = 0
     disagreement_ns: int = 0
     at_rmtp: bytes = b""
+    done: int = 0
     abi: str = "x86-64"
     kind: str = ""
     rmtp: int = 0
@@ -109,15 +111,16 @@ def classify(tid: int, registers: Registers, evidence: Evidence, read_memory: Re
     table = abi.of_registers(registers)
     arguments = list(registers.arguments())
     call = table.find(number, arguments)
+    done = 0
     if code is None:
-        if registers.result() != EINTR or call is None:
+        if call is None or (registers.result() != EINTR and not _cut_short(tid, table, registers, evidence)):
             return None
         # EINTR with nothing delivered: ours, if the call is one that a freeze ends.
         if EINTR not in call.codes and not evidence.slept_until_frozen(tid):
             return None
         if evidence.stopped or _signal_is_due(evidence.pid, tid):
             return None  # the program's own EINTR: its handler runs, or it is continued
-        code = EINTR
+        code, done = EINTR, max(0, registers.result())
     where = f"task {tid} of process {evidence.pid}"
     block = evidence.restart_block(tid) if how(code) == "rearm" else None
     restarted = number == table.restart_syscall
@@ -129,12 +132,28 @@ def classify(tid: int, registers: Registers, evidence: Evidence, read_memory: Re
         name = table.call_name(number)
         raise Refused(f"it waits in {name}, which livecr does not know", where=where, way_out=WAIT_FOR_IT)
     obstacle = clock_obstacle(call, arguments, where)
+    obstacle = obstacle or argument_obstacle(call, arguments, read_memory, where)
     if obstacle is not None:
         raise Refused(obstacle.object, where=obstacle.task, way_out=obstacle.way_out)
     if block is not None and not belongs(table, block, number):
         block = None
     found = deadlines(tid, call, arguments, evidence, read_memory, block=block, restarted=restarted)
-    return _wait(tid, table, call, arguments, code, restarted, found, block, evidence)
+    return _wait(tid, table, call, arguments, code, done, restarted, found, block, evidence)
+
+
+def _cut_short(tid: int, table: Abi, registers: Registers, evidence: Evidence) -> bool:
+    """Whether a call that tells how much it has done (catalog.DONE) was on the point of doing more.
+
+    If it was not, and had got all that it wanted, it will find so when it is made again, and return at once.
+    """
+    if registers.call() not in table.done or registers.result() < 0:
+        return False
+    if not evidence.slept_until_frozen(tid):
+        return False
+    _, second, third, flags, *_ = registers.arguments()
+    if registers.call() == catalog.IO_URING_ENTER:
+        return bool(flags & catalog.ENTER_GETEVENTS) and third & 0xFFFFFFFF > 0
+    return registers.result() < second
 
 
 def _signal_is_due(pid: int, tid: int) -> bool:
@@ -219,12 +238,30 @@ def clock_obstacle(call: Call, arguments: list[int], where: str) -> Obstacle | N
     return Obstacle(where, f"{call.name} on {clock.clock_name(clock_id)} is not supported", WAIT_FOR_IT)
 
 
+def argument_obstacle(
+    call: Call, arguments: list[int], read_memory: ReadMemory, where: str
+) -> Obstacle | None:
+    """An argument of io_uring_enter that cannot be given again with the time that is left."""
+    if call.encoding != catalog.GETEVENTS_ARG:
+        return None
+    if arguments[3] & catalog.ENTER_EXT_ARG_REG:
+        return Obstacle(where, "it waits in io_uring_enter with registered arguments", WAIT_FOR_IT)
+    try:
+        min_wait = getevents_arg(arguments, read_memory)[1] >> 32
+    except Failed:
+        min_wait = 0
+    if min_wait:
+        return Obstacle(where, "it waits in io_uring_enter with a minimum time to wait", WAIT_FOR_IT)
+    return None
+
+
 def _wait(
     tid: int,
     table: Abi,
     call: Call,
     arguments: list[int],
     code: int,
+    done: int,
     restarted: bool,
     found: list[Deadline],
     block: RestartBlock | None,
@@ -249,12 +286,15 @@ def _wait(
     if how(code) == "rearm" and "rmtp" in call.arguments and evidence.slept_until_frozen(tid) is not False:
         before = evidence.at_rmtp.get((tid, arguments[call.arguments.index("rmtp")]), b"")
         fields["at_rmtp"] = before[: call.timespec.size]
+    # A stop of the program's own has the kernel make io_pgetevents again, with all of its timeout.
+    again = "eintr" if found and call.key in table.reentered and not evidence.stopped else how(code)
     return Wait(
         call=call.number,
         name=call.name,
         arguments=arguments,
         restart_code=code,
-        how=how(code),
+        how=again,
+        done=done,
         restarted=restarted,
         abi=table.name,
         kind=kind,

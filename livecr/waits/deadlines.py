@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     ReadMemory = Callable[[int, int], bytes]
 
-__all__ = ["Asked", "Deadline", "Evidence", "asked", "deadlines", "moment", "restart_kind"]
+__all__ = [
+    *("Asked", "Deadline", "Evidence", "asked", "deadlines", "getevents_arg", "moment", "restart_kind"),
+]
 
 _CLOCKS = (clock.MONOTONIC, clock.REALTIME, clock.BOOTTIME, clock.TAI)
 _NS = 1_000_000_000
@@ -170,6 +172,8 @@ def asked(call: Call, arguments: list[int], read_memory: ReadMemory, *, interrup
         milliseconds = value & 0xFFFFFFFF
         return None if milliseconds >> 31 else Asked(clock.MONOTONIC, milliseconds * 1_000_000)
     command = None
+    if call.encoding == catalog.GETEVENTS_ARG:
+        value = getevents_arg(arguments, read_memory)[2]
     if call.encoding == catalog.FUTEX_OP:
         command = catalog.FUTEX_COMMANDS.get(arguments[1] & ~catalog.FUTEX_FLAGS)
         if command is None:
@@ -193,6 +197,17 @@ def asked(call: Call, arguments: list[int], read_memory: ReadMemory, *, interrup
         )
     left = interrupted and call.encoding in (catalog.LEFT, catalog.LEFT_TIMEVAL)
     return Asked(clock_id, ns, absolute, left)
+
+
+def getevents_arg(arguments: list[int], read_memory: ReadMemory) -> tuple[int, int, int]:
+    """What io_uring_enter(2) was given at argp: sigmask, its size (and min_wait_usec above it), and ts.
+
+    Zeros where it was given none. Raises Failed if it cannot be read.
+    """
+    if arguments[3] & (catalog.ENTER_EXT_ARG | catalog.ENTER_EXT_ARG_REG) != catalog.ENTER_EXT_ARG:
+        return 0, 0, 0
+    raw = read_memory(arguments[4], 24)
+    return (*(int.from_bytes(raw[at : at + 8], "little") for at in (0, 8, 16)),)  # type: ignore[return-value]
 
 
 # -- the sources

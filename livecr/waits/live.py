@@ -14,14 +14,14 @@ from livecr.kernel import clock, machine, procfs
 from livecr.kernel.bpf import TaskIterator, Unavailable
 from livecr.target.shim import SLOTS_MAX
 from livecr.waits import abi, catalog, mixed
-from livecr.waits.classify import belongs, clock_obstacle, first_call
-from livecr.waits.deadlines import Evidence, deadlines
+from livecr.waits.classify import argument_obstacle, belongs, clock_obstacle, first_call
+from livecr.waits.deadlines import Evidence, asked, deadlines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.waits.abi import Abi
     from livecr.waits.catalog import Call
-    from livecr.waits.deadlines import Deadline
+    from livecr.waits.deadlines import Deadline, ReadMemory
 
 __all__ = [
     *(
@@ -99,17 +99,24 @@ def obstacles_before_freeze(pid: int) -> list[Obstacle]:
     obstacles = mixed.obstacles(pid, tasks, table)
     if obstacles:
         return obstacles
-    timed = 0
+
+    def read(address: int, size: int) -> bytes:
+        return read_memory(pid, address, size)
+
+    shims = 0
     for tid, task in tasks.items():
         # A call that is not in the catalog is seldom blocked in: whether it is, the freeze will tell.
         call = table.find(task.number, task.arguments) if task is not None else None
         where = f"task {tid} of process {pid}"
         if task is None or call is None:
             continue
-        if call.how == "eintr" and not _can_reenter(table, call, task.arguments):
-            obstacles.append(Obstacle(where, f"it waits in {call.name}", _EINTR_WAY_OUT))
-        elif call.how == "eintr":
-            timed += _has_timeout(call, task.arguments)
+        if call.how == "eintr" or call.key in table.reentered:
+            timed = _has_timeout(call, task.arguments, read)
+            if call.key not in (table.reentered if timed else table.reentered_untimed):
+                obstacles.append(Obstacle(where, f"it waits in {call.name}", _EINTR_WAY_OUT))
+            shims += timed or _may_have_done(table, call, task.arguments)
+            if (obstacle := argument_obstacle(call, task.arguments, read, where)) is not None:
+                obstacles.append(obstacle)
         elif call.socket_option and _socket_timeout(pid, fd := _socket(pid, call, task), call.socket_option):
             name = "SO_RCVTIMEO" if call.socket_option == catalog.SO_RCVTIMEO else "SO_SNDTIMEO"
             text = f"it waits in {call.name} on fd {fd}, a socket with {name} set"
@@ -119,24 +126,22 @@ def obstacles_before_freeze(pid: int) -> list[Obstacle]:
         elif call.encoding in _WRITTEN and not _writable(pid, task.arguments[call.timeout or 0]):
             text = f"it waits in {call.name} with its timeout in read-only memory"
             obstacles.append(Obstacle(where, text, _EINTR_WAY_OUT))
-    if timed > SLOTS_MAX:
-        text = f"{timed} of its tasks wait in calls that a freeze ends with EINTR, with a timeout"
+    if shims > SLOTS_MAX:
+        text = f"{shims} of its tasks wait in calls that a freeze ends with EINTR, with a timeout"
         obstacles.append(Obstacle(f"process {pid}", text, f"at most {SLOTS_MAX} can be entered again"))
     return obstacles
 
 
-def _has_timeout(call: Call, arguments: list[int]) -> bool:
-    if call.timeout is None:
-        return False
-    if call.encoding == catalog.MILLISECONDS:
-        return not arguments[call.timeout] >> 31 & 1
-    return arguments[call.timeout] != 0
+def _has_timeout(call: Call, arguments: list[int], read: ReadMemory) -> bool:
+    try:
+        return asked(call, arguments, read, interrupted=False) is not None
+    except Failed:
+        return True  # a timeout that cannot be read now could be, when the call began
 
 
-def _can_reenter(table: Abi, call: Call, arguments: list[int]) -> bool:
-    """Whether a call that a freeze ends with EINTR can be made again from outside (waits/reenter)."""
-    known = table.reentered if _has_timeout(call, arguments) else table.reentered_untimed
-    return call.key in known
+def _may_have_done(table: Abi, call: Call, arguments: list[int]) -> bool:
+    """Whether it can tell that it has done a part (catalog.DONE): it submits, or waits for more than one."""
+    return call.key in table.done and arguments[1] > (call.number != catalog.IO_URING_ENTER)
 
 
 def _socket(pid: int, call: Call, task: Blocked) -> int:

@@ -16,8 +16,9 @@ typedef __s64 s64;
 
 char LICENSE[] SEC("license") = "GPL";
 
-#define PID_NAMESPACES_MAX 32 /* include/linux/pid_namespace.h, MAX_PID_NS_LEVEL */
 #define KERNEL __attribute__((preserve_access_index))
+
+#include "numbers.h"
 
 /* -- the kernel's structures ----------------------------------------------------------------------------- */
 
@@ -114,6 +115,18 @@ struct process_timer {
     struct task_struct *task;
 } KERNEL;
 
+/* What a task that waits for completions of an io_uring has on its stack (io_uring/wait.h): a wait queue entry, whose
+   private is the task, and since 6.12 a timer of its own. */
+struct wait_queue_entry {
+    void *private;
+    void *func;
+} KERNEL;
+
+struct io_wait_queue {
+    struct wait_queue_entry wq;
+    struct hrtimer t;
+} KERNEL;
+
 struct thread_struct {
     unsigned long sp;
 } KERNEL;
@@ -122,23 +135,12 @@ struct sched_entity {
     u64 exec_start;
 } KERNEL;
 
-/* A number in one PID namespace; a struct pid has one for each namespace that it is in, the outermost first. */
-struct upid {
-    int nr;
-} KERNEL;
-
-struct pid {
-    unsigned int level;
-    struct upid numbers[];
-} KERNEL;
-
 struct task_struct {
     unsigned int __state;
     void *stack;
     int on_cpu;
     int prio;
     struct sched_entity se;
-    struct pid *thread_pid;
     unsigned long nvcsw;
     u64 timer_slack_ns;
     struct restart_block restart_block;
@@ -223,6 +225,7 @@ static __always_inline bool is_function(void *function, const char name[16])
 
 static const char hrtimer_wakeup[16] __attribute__((aligned(8))) = "hrtimer_wakeup";
 static const char process_timeout[16] __attribute__((aligned(8))) = "process_timeout";
+static const char io_wake_function[16] __attribute__((aligned(8))) = "io_wake_function";
 
 static __always_inline bool hrtimer_is_queued(struct hrtimer *timer)
 {
@@ -232,7 +235,19 @@ static __always_inline bool hrtimer_is_queued(struct hrtimer *timer)
     return BPF_CORE_READ(timer, state) & 1; /* HRTIMER_STATE_ENQUEUED */
 }
 
-/* Both kinds of sleeper end in a pointer to the task, so a word equal to it is where to look. That the timer is
+static __always_inline void take(struct hrtimer *timer, struct task_report *report)
+{
+    struct hrtimer___linked *linked = (void *)timer;
+    report->sleeper = SLEEPER_HRTIMER;
+    report->sleeper_clockid = BPF_CORE_READ(timer, base, clockid);
+    report->sleeper_soft = BPF_CORE_READ(timer, _softexpires);
+    if (bpf_core_field_exists(linked->is_queued))
+        report->sleeper_hard = BPF_CORE_READ(linked, node.expires);
+    else
+        report->sleeper_hard = BPF_CORE_READ(timer, node.expires);
+}
+
+/* All kinds of sleeper hold a pointer to the task, so a word equal to it is where to look. That the timer is
    queued tells the one in use from remains of earlier calls in holes of the stack. */
 static long look_at_word(u32 index, struct scan *scan)
 {
@@ -246,14 +261,13 @@ static long look_at_word(u32 index, struct scan *scan)
 
     struct hrtimer_sleeper *sleeper = (void *)(at - bpf_core_field_offset(struct hrtimer_sleeper, task));
     if (hrtimer_is_queued(&sleeper->timer) && is_function(BPF_CORE_READ(sleeper, timer.function), hrtimer_wakeup)) {
-        struct hrtimer___linked *linked = (void *)&sleeper->timer;
-        report->sleeper = SLEEPER_HRTIMER;
-        report->sleeper_clockid = BPF_CORE_READ(sleeper, timer.base, clockid);
-        report->sleeper_soft = BPF_CORE_READ(sleeper, timer._softexpires);
-        if (bpf_core_field_exists(linked->is_queued))
-            report->sleeper_hard = BPF_CORE_READ(linked, node.expires);
-        else
-            report->sleeper_hard = BPF_CORE_READ(sleeper, timer.node.expires);
+        take(&sleeper->timer, report);
+        return 1;
+    }
+    struct io_wait_queue *waiting = (void *)(at - bpf_core_field_offset(struct io_wait_queue, wq.private));
+    if (bpf_core_field_exists(waiting->t) && hrtimer_is_queued(&waiting->t) &&
+        is_function(BPF_CORE_READ(waiting, wq.func), io_wake_function)) {
+        take(&waiting->t, report);
         return 1;
     }
     if (!bpf_core_type_exists(struct process_timer))
@@ -310,20 +324,6 @@ static __always_inline void read_restart_block(struct task_struct *task, struct 
         report->poll_tv_sec = BPF_CORE_READ(block, poll.tv_sec);
         report->poll_tv_nsec = BPF_CORE_READ(block, poll.tv_nsec);
     }
-}
-
-/* The task's number as livecr knows it: task->pid is that of the initial PID namespace, not of livecr's own. */
-static __always_inline int number_for_reader(struct task_struct *task)
-{
-    struct task_struct *reader = (void *)bpf_get_current_task();
-    unsigned int level = BPF_CORE_READ(reader, thread_pid, level);
-    struct pid *pid = BPF_CORE_READ(task, thread_pid);
-    struct upid in_namespace = {};
-    if (pid && level <= PID_NAMESPACES_MAX)
-        bpf_probe_read_kernel(&in_namespace, sizeof(in_namespace),
-                              (char *)pid + bpf_core_field_offset(pid->numbers) +
-                                  level * bpf_core_type_size(struct upid));
-    return in_namespace.nr;
 }
 
 SEC("iter/task")

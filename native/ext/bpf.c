@@ -256,6 +256,35 @@ int lcr_bpf_open(const char *object, const char *cache, const char *key)
     return (int)program;
 }
 
+int lcr_bpf_open_all(const char *path, int *programs, size_t count)
+{
+    struct bpf_object *object;
+    struct bpf_program *program;
+    size_t opened = 0;
+    int result;
+    message[0] = 0;
+    libbpf_set_print(remember);
+    object = bpf_object__open_file(path, NULL);
+    if (!object)
+        return -errno;
+    result = bpf_object__load(object);
+    bpf_object__for_each_program(program, object) {
+        if (result < 0 || opened == count)
+            break;
+        programs[opened] = fcntl(bpf_program__fd(program), F_DUPFD_CLOEXEC, 3);
+        if (programs[opened] < 0)
+            result = -errno;
+        else
+            opened++;
+    }
+    bpf_object__close(object);
+    if (result == 0 && opened == count)
+        return 0;
+    while (opened)
+        close(programs[--opened]);
+    return result < 0 ? result : -ENOENT;
+}
+
 int lcr_bpf_was_cached(void)
 {
     return was_cached;

@@ -32,8 +32,27 @@ KINDS = {
     "rt_sigtimedwait": 128,
     "semtimedop": 220,
 }
+#: The same of calls that wait for completions; "-some": they tell that they had some already.
+COMPLETIONS = {
+    "io_getevents": 208,
+    "io_getevents-some": 208,
+    "io_pgetevents": 333,
+    "io_uring_enter": 426,
+    "io_uring_enter-some": 426,
+    "io_uring_enter-until": 426,
+}
 SAME = ("result", "registers_kept", "timeout_kept", "handled")
-EINTR, EAGAIN = -4, -11
+EINTR, EAGAIN, ETIME = -4, -11, -62
+#: What the calls return when their time is over, and when a signal ends them.
+AT_LAST = {
+    "rt_sigtimedwait": EAGAIN,
+    "semtimedop": EAGAIN,
+    "io_getevents-some": 1,
+    "io_uring_enter": ETIME,
+    "io_uring_enter-some": 1,
+    "io_uring_enter-until": ETIME,
+}
+BY_SIGNAL = {"io_getevents-some": 1, "io_uring_enter-some": 1}
 
 
 def answer(one: Any) -> Any:
@@ -43,8 +62,13 @@ def answer(one: Any) -> Any:
     return json.loads(one.output().splitlines()[1])
 
 
+@pytest.mark.parametrize("group", [KINDS, COMPLETIONS], ids=["events", "completions"])
 def test_it_goes_on_with_the_time_left(
-    program: Callable[[str], Path], target: Callable[..., Any], tmp_path: Path, livecr: Any
+    group: dict[str, int],
+    program: Callable[[str], Path],
+    target: Callable[..., Any],
+    tmp_path: Path,
+    livecr: Any,
 ) -> None:
     """Undisturbed, left running and restored: the same answer, registers and length."""
 
@@ -56,7 +80,7 @@ def test_it_goes_on_with_the_time_left(
             for fate in FATES
         }
         for (kind, _), one in twins.items():
-            one.until_blocked(KINDS[kind])
+            one.until_blocked(group[kind])
         meet_all([(fate, one, tmp_path / f"{one.pid}.livecr") for (_, fate), one in twins.items()], livecr)
         told = {which: answer(one) for which, one in twins.items()}
         for (kind, fate), one in told.items():
@@ -65,16 +89,19 @@ def test_it_goes_on_with_the_time_left(
                 kind,
                 fate,
             )
-            assert undisturbed["result"] == (0 if "epoll" in kind else EAGAIN)
+            assert undisturbed["result"] == AT_LAST.get(kind, 0)
             assert undisturbed["registers_kept"]
         return {which: one["took_ns"] - wait_ms * 1_000_000 for which, one in told.items()}
 
-    in_time(KINDS, run)
+    in_time(group, run)
 
 
-@pytest.mark.parametrize("fate", [LEFT_RUNNING, RESTORED])
-@pytest.mark.parametrize("timeout_ms", [60_000, -1])
-@pytest.mark.parametrize("kind", KINDS)
+SIGNALLED = [(kind, ms, fate) for kind in KINDS for ms in (60_000, -1) for fate in (LEFT_RUNNING, RESTORED)]
+SIGNALLED += [(kind, 60_000, LEFT_RUNNING) for kind in COMPLETIONS]
+SIGNALLED += [(kind, -1, RESTORED) for kind in COMPLETIONS if kind != "io_uring_enter-until"]
+
+
+@pytest.mark.parametrize(("kind", "timeout_ms", "fate"), SIGNALLED)
 def test_a_signal_of_its_own_ends_it(
     kind: str,
     timeout_ms: int,
@@ -86,11 +113,12 @@ def test_a_signal_of_its_own_ends_it(
 ) -> None:
     """EINTR after its handler ran, once, and all registers as they were; two checkpoints in one wait."""
     one = target([program("wait_again"), kind, timeout_ms])
-    one.until_blocked(KINDS[kind])
+    one.until_blocked((KINDS | COMPLETIONS)[kind])
     livecr("checkpoint", one.pid, "-o", tmp_path / "before.livecr", "--leave-running")
     one.until_blocked()
     meet_all([(fate, one, tmp_path / "image.livecr")], livecr)
     one.until_blocked()
     one.signal(signal.SIGUSR1)
     told = answer(one)
-    assert {name: told[name] for name in SAME} == dict(zip(SAME, (EINTR, 1, 1, 1), strict=True))
+    ended = BY_SIGNAL.get(kind, EINTR)
+    assert {name: told[name] for name in SAME} == dict(zip(SAME, (ended, 1, 1, 1), strict=True))

@@ -1,14 +1,19 @@
 /* Waits in a call that a freeze ends with EINTR: `wait_again KIND MILLISECONDS`, -1 for no timeout.
    Prints "waiting", then JSON: what the call returned, errno, how long it took by CLOCK_MONOTONIC, whether the registers
-   of its arguments were as before, and how often a handler ran. */
+   of its arguments were as before, and how often a handler ran.
+   The kinds "-some" wait for two completions where there is one already: the call tells that when it ends. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/aio_abi.h>
+#include <linux/io_uring.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/sem.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -64,6 +69,43 @@ static long call(long number, const uint64_t in[6], int *kept)
 }
 #endif
 
+/* An AIO context, with a completion in it if `some`. */
+static uint64_t make_context(int some)
+{
+    static char byte;
+    aio_context_t context = 0;
+    int null = open("/dev/null", O_RDONLY);
+    struct iocb request = {.aio_lio_opcode = IOCB_CMD_PREAD, .aio_fildes = (unsigned)null, .aio_buf = (uintptr_t)&byte};
+    struct iocb *list[] = {&request};
+    if (null < 0 || syscall(SYS_io_setup, 4, &context) || (some && syscall(SYS_io_submit, context, 1L, list) != 1))
+        exit(3);
+    return context;
+}
+
+/* An io_uring, with an operation to be submitted if `some`. */
+static uint64_t make_ring(int some)
+{
+    struct io_uring_params p = {0};
+    int fd = (int)syscall(SYS_io_uring_setup, 4, &p);
+    size_t size = p.sq_off.array + p.sq_entries * sizeof(unsigned);
+    char *rings = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
+    char *sqes = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQES);
+    if (fd < 0 || rings == MAP_FAILED || sqes == MAP_FAILED)
+        exit(3);
+    *(unsigned *)(rings + p.sq_off.tail) = (unsigned)some; /* all zeros: IORING_OP_NOP */
+    return (uint64_t)fd;
+}
+
+/* struct __aio_sigset of fs/aio.c; struct io_uring_getevents_arg of newer kernels. */
+struct aio_sigset {
+    uint64_t mask, size;
+};
+struct getevents_arg {
+    uint64_t sigmask;
+    uint32_t sigmask_size, pad;
+    uint64_t ts;
+};
+
 int main(int argc, char **argv)
 {
     if (argc != 3)
@@ -94,6 +136,27 @@ int main(int argc, char **argv)
 #ifdef __i386__ /* SEMTIMEDOP, id, count, nothing, operations, timeout */
         in[0] = 4, in[1] = semaphores, in[2] = 1, in[3] = 0, in[4] = (uintptr_t)&operation, in[5] = timeout;
 #endif
+    } else if (!strncmp(argv[1], "io_getevents", 12) || !strcmp(argv[1], "io_pgetevents")) {
+        static struct io_event events[4];
+        static struct aio_sigset with;
+        int some = argv[1][strlen(argv[1]) - 1] == 'e';
+        with = (struct aio_sigset){(uintptr_t)&mask, 8};
+        number = argv[1][3] == 'p' ? 333 : SYS_io_getevents;
+        in[0] = make_context(some), in[1] = 1 + some, in[2] = 4, in[3] = (uintptr_t)events, in[4] = timeout;
+        if (number == 333)
+            in[5] = (uintptr_t)&with;
+    } else if (!strncmp(argv[1], "io_uring_enter", 14)) {
+        static struct getevents_arg arg;
+        int some = argv[1][strlen(argv[1]) - 1] == 'e';
+        arg = (struct getevents_arg){(uintptr_t)&mask, 8, 0, timeout};
+        number = 426;
+        in[0] = make_ring(some), in[1] = some, in[2] = 1 + some, in[4] = (uintptr_t)&arg, in[5] = sizeof arg;
+        in[3] = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
+        if (!strcmp(argv[1], "io_uring_enter-until")) { /* IORING_ENTER_ABS_TIMER */
+            int64_t until = now_ns() + ms * 1000000ll;
+            left = before = (struct timespec){until / 1000000000, until % 1000000000};
+            in[3] |= 1 << 5;
+        }
     } else {
         epoll = epoll_create1(0);
         in[0] = epoll, in[1] = (uintptr_t)&event, in[2] = 1;

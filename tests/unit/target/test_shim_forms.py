@@ -21,7 +21,17 @@ def test_what_is_filled_in_is_read_back(form: Form) -> None:
     assert words == {name: getattr(registers, name) for name in form.arguments} | {
         "back": registers.rip,
         "number": 256,
+        "done": 0,
     }
+
+
+def test_what_was_done_before_and_the_argument_of_io_uring_are_in_it() -> None:
+    """struct io_uring_getevents_arg: sigmask, its size, and ts, which is the shim's own timespec."""
+    shim = NATIVE.fill(SLOT, own(NATIVE), 426, b"left", done=7, sigmask=(0x1234, 8))
+    assert (NATIVE.words(SLOT, shim)["number"], NATIVE.words(SLOT, shim)["done"]) == (426, 7)
+    words = [int.from_bytes(shim[NATIVE.arg_at + at :][:8], "little") for at in (0, 8, 16)]
+    assert words == [0x1234, 8, SLOT + NATIVE.timespec_at]
+    assert shim[NATIVE.timespec_at :].startswith(b"left")
 
 
 @pytest.mark.parametrize(("form", "call"), [(NATIVE, b"\x0f\x05"), (COMPAT, b"\xcd\x80")])

@@ -15,7 +15,7 @@ ROWS = sorted(CATALOG.values(), key=lambda row: row.number)
 HEADER = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
 TIMED = (
     *(catalog.RELATIVE, catalog.ABSOLUTE, catalog.ABS_IF_FLAG, catalog.FUTEX_OP),
-    *(catalog.MILLISECONDS, catalog.LEFT, catalog.LEFT_TIMEVAL),
+    *(catalog.MILLISECONDS, catalog.LEFT, catalog.LEFT_TIMEVAL, catalog.GETEVENTS_ARG),
 )
 
 
@@ -64,3 +64,14 @@ def test_the_clock_argument_is_a_signed_int() -> None:
     sleep = CATALOG[230]
     assert sleep.clock_of([0xDEAD_FFFF_FFFA, 0, 0, 0, 0, 0]) == -6
     assert sleep.clock_of([clock.TAI, 0, 0, 0, 0, 0]) == clock.TAI
+
+
+def test_what_is_entered_again_is_known() -> None:
+    """Calls and arguments are named by numbers in several tables."""
+    for number, (again, changed) in catalog.REENTERED.items():
+        assert again in CATALOG
+        assert set(changed) < set(range(6))
+        assert CATALOG[number].timeout in changed
+    for number, differences in catalog.DONE.items():
+        assert number in catalog.REENTERED
+        assert max(differences) < len(CATALOG[number].arguments)
