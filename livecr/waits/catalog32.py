@@ -15,6 +15,7 @@ from livecr.waits.catalog import (
     ABS_IF_FLAG,
     ABSOLUTE,
     FUTEX_OP,
+    GETEVENTS_ARG,
     LEFT,
     LEFT_HERE,
     LEFT_TIMEVAL,
@@ -185,7 +186,7 @@ _ROWS = (
     _t32(247, "io_getevents",    _EINTR,  RELATIVE,     "ctx_id min_nr nr events *timeout"),
     _t32(385, "io_pgetevents",   _NOHAND, RELATIVE,     "ctx_id min_nr nr events *timeout usig"),
     _t64(416, "io_pgetevents_time64", _NOHAND, RELATIVE, "ctx_id min_nr nr events *timeout usig"),
-    Call(426, "io_uring_enter",  _EINTR,  NONE,         "fd to_submit min_complete flags argp argsz"),
+    _t64(426, "io_uring_enter",  _EINTR,  GETEVENTS_ARG, "fd to_submit min_complete flags *argp argsz"),
 )  # fmt: skip
 
 _SEMOP, _SEMTIMEDOP = key(NR_IPC, 1), key(NR_IPC, 4)

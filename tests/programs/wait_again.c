@@ -126,6 +126,7 @@ int main(int argc, char **argv)
     int semaphores = -1, epoll = -1, kept;
     uint64_t in[6] = {0, 0, 0, 0x1234567812345678, 0x8765432187654321, 0x1111222233334444};
     long number;
+    int64_t began = 0;
     if (!strcmp(argv[1], "rt_sigtimedwait")) {
         number = SYS_rt_sigtimedwait;
         in[0] = (uintptr_t)&set, in[1] = (uintptr_t)&info, in[2] = timeout, in[3] = 8;
@@ -153,7 +154,8 @@ int main(int argc, char **argv)
         in[0] = make_ring(some), in[1] = some, in[2] = 1 + some, in[4] = (uintptr_t)&arg, in[5] = sizeof arg;
         in[3] = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
         if (!strcmp(argv[1], "io_uring_enter-until")) { /* IORING_ENTER_ABS_TIMER */
-            int64_t until = now_ns() + ms * 1000000ll;
+            began = now_ns();
+            int64_t until = began + ms * 1000000ll;
             left = before = (struct timespec){until / 1000000000, until % 1000000000};
             in[3] |= 1 << 5;
         }
@@ -178,7 +180,8 @@ int main(int argc, char **argv)
     }
     puts("waiting");
     fflush(stdout);
-    int64_t began = now_ns();
+    if (!began)
+        began = now_ns();
     long result = call(number, in, &kept);
     int64_t took = now_ns() - began;
     if (semaphores >= 0)
