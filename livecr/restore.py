@@ -16,7 +16,7 @@ from livecr.errors import BadImage, Failed
 from livecr.image import integrity, manifest
 from livecr.image.elfcore import Core
 from livecr.kernel import machine
-from livecr.kinds import births, descriptors, kernel_code, memory, process, stops, zombies
+from livecr.kinds import births, descriptors, kernel_code, memory, process, stops, timers, zombies
 from livecr.target.kin import Kin
 from livecr.target.shim import Shims
 from livecr.target.spawn import Seed, spawn
@@ -25,6 +25,10 @@ from livecr.waits import written
 from livecr.waits.clocks import ProgramTime
 from livecr.waits.rearm import rearm, remaining_ns
 from livecr.waits.reenter import Reentry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from livecr.waits.classify import Wait
 
 __all__ = ["Restored", "read", "restore"]
 
@@ -194,7 +198,10 @@ class _Building:
         pid = record.place.pid
         seed = self._seeds[pid]
         reentry = self._reentries[pid] = Reentry(Shims(seed.leader, compat=seed.compat))
-        for thread in self._cores[pid].threads:
+        # Those that wait for CPU time last: what the half-built process still uses of it counts.
+        for thread in sorted(
+            self._cores[pid].threads, key=lambda t: _is_for_cpu_time(self._waits.get(t.tid))
+        ):
             task = self._tasks[thread.tid]
             task.set_xstate(thread.xstate)
             registers = Registers.unpack(thread.registers)
@@ -211,8 +218,9 @@ class _Building:
 
     def _complete(self, record: process.Process) -> None:
         """Enter the waits, take the engine out, and give every task its registers."""
-        self._enter_waits(record)
         seed = self._seeds[record.place.pid]
+        timers.start_cpu_time(record.interval_timers, record.posix_timers, seed)
+        self._enter_waits(record)
         seed.remove_engine(kernel_code.syscall_instruction(record.memory, seed.leader))
         for thread in record.threads:
             task = self._tasks[thread.tid]
@@ -235,3 +243,7 @@ class _Building:
             waits = {tid: wait for tid, wait in self._waits.items() if tid in own}
             written.put_back(seed.pid, waits, self._now.elapsed_ns)
             os.close(seed.process.pidfd)
+
+
+def _is_for_cpu_time(wait: Wait | None) -> bool:
+    return wait is not None and wait.kind == "cpu"
