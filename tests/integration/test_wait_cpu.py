@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from livecr.waits.live import live_waits
 from tests.integration.conftest import LIVECR, Target, until
-from tests.integration.waiting import FATES, LEFT_RUNNING, RESTORED, meet_all
+from tests.integration.waiting import FATES, LEFT_RUNNING, PRIORITY, RESTORED, meet_all
 
 MS = 1_000_000
 WAIT_MS, PAUSE_MS = 240, 120
@@ -50,7 +50,7 @@ def start(program: Callable[[str], Path], target: Callable[..., Target]) -> Call
     """Start one that waits, ``pause_ms`` into its wait; what uses the time stands still."""
 
     def begin(kind: str, *words: object, pause_ms: int = PAUSE_MS) -> Target:
-        one = target([program("wait_cpu"), kind, WAIT_MS, pause_ms, *words])
+        one = target([*PRIORITY, program("wait_cpu"), kind, WAIT_MS, pause_ms, *words])
         if pause_ms or kind.endswith("-other"):
             one.until_printed("paused")
         one.until_blocked(RT_SIGTIMEDWAIT if "timer" in kind else CLOCK_NANOSLEEP)
