@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from functools import partial
 
 from livecr import plausible
 from livecr.content import Content
@@ -17,6 +18,7 @@ from livecr.image import integrity, manifest
 from livecr.image.elfcore import Core
 from livecr.kernel import machine
 from livecr.kinds import births, descriptors, kernel_code, memory, process, stops, timers, zombies
+from livecr.target.freeze import thaw
 from livecr.target.kin import Kin
 from livecr.target.shim import Shims
 from livecr.target.spawn import Seed, spawn
@@ -28,6 +30,7 @@ from livecr.waits.reenter import Reentry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from livecr.kinds.threads import Thread
     from livecr.waits.classify import Wait
 
 __all__ = ["Restored", "read", "restore"]
@@ -228,21 +231,24 @@ class _Building:
             task.set_registers(self._registers[thread.tid])
 
     def _resume(self) -> None:
-        """Let go of all, at once."""
+        """Let go of all, at once. The first that runs may end the others: that is up to the program."""
         self._kin.release()
         for pid, record in reversed(self._records.items()):
-            for thread in record.threads:
-                task, wait = self._tasks[thread.tid], self._waits.get(thread.tid)
-                if wait is not None:
-                    written.catch_up(task, wait, self._now.elapsed_ns())
-                    self._reentries[pid].refresh(thread.tid, self._left_ns(thread.tid))
-                task.set_signal_mask(thread.signal_mask)
-                task.detach()
+            threads = {self._tasks[thread.tid].tid: thread for thread in record.threads}
+            thaw(self._seeds[pid].process, partial(self._make_ready, self._reentries[pid], threads))
         for pid, seed in self._seeds.items():
             own = {thread.tid for thread in self._records[pid].threads}
             waits = {tid: wait for tid, wait in self._waits.items() if tid in own}
             written.put_back(seed.pid, waits, self._now.elapsed_ns)
-            os.close(seed.process.pidfd)
+
+    def _make_ready(self, reentry: Reentry, threads: dict[int, Thread], task: Tracee) -> None:
+        """Just before it is let go: its signal mask, and the time that it has left now."""
+        thread = threads[task.tid]
+        task.set_signal_mask(thread.signal_mask)
+        wait = self._waits.get(thread.tid)
+        if wait is not None:
+            written.catch_up(task, wait, self._now.elapsed_ns())
+            reentry.refresh(thread.tid, self._left_ns(thread.tid))
 
 
 def _is_for_cpu_time(wait: Wait | None) -> bool:
