@@ -10,6 +10,7 @@ what was used before, or counting it twice) is half of the wait.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -194,6 +195,20 @@ def test_what_is_left_is_shown(kind: str, start: Callable[..., Target]) -> None:
     assert wait.remaining_ns is not None
     assert abs(wait.remaining_ns - (WAIT_NS - PAUSE_NS)) <= wait.uncertainty_ns + EARLY_NS
     assert "CPUTIME" in wait.on or f"CPU clock of {'thread' if 'thread' in kind else 'process'}" in wait.on
+
+
+@pytest.mark.parametrize("kind", ["relative-child", "absolute-child", "timer-child"])
+@pytest.mark.parametrize("fate", FATES)
+def test_its_child_uses_the_time(
+    kind: str, fate: str, start: Callable[..., Target], tmp_path: Path, livecr: Any
+) -> None:
+    """It is frozen and restored with it, and so its clock begins anew too."""
+    one = start(kind)
+    (child,) = [int(word) for word in Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split()]
+    meet_all([(fate, one, tmp_path / "image.livecr")], livecr)
+    one.until_blocked()
+    os.kill(child, signal.SIGUSR2)
+    waited_as_asked(kind, answer(one), signal.SIGALRM if "timer" in kind else 0)
 
 
 @pytest.mark.parametrize("kind", ["relative-other", "absolute-other", "timer-other"])

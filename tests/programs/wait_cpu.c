@@ -1,5 +1,5 @@
 /* Waits for CPU time: by the kind named in the first argument, until its own process, one thread of it or another
-   process has used as many milliseconds as the second says. A thread uses the time; it stands still after as many
+   process has used as many milliseconds as the second says. A thread (or a child) uses the time; it stands still after as many
    milliseconds as the third says (0: does not), until SIGUSR2 comes, so that a checkpoint can be made at a point that
    is known. It counts what it has used by itself, a little at a time, so that a clock that begins anew counts for
    nothing. Prints as JSON what the call gave back, and how much had been used by then. A fourth argument says how a
@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -26,11 +27,16 @@
 
 static struct timespec given, due, left = UNTOUCHED;
 static clockid_t id;
-static volatile long long used, used_when_handled;
-static volatile int handled, done;
+static volatile long long used_when_handled;
+static volatile int handled;
 static long long pause_at, too_much;
-static pthread_barrier_t both;
 static pthread_t burner;
+static pid_t child;
+static struct {
+    volatile long long used;
+    volatile int done;
+    pthread_barrier_t both;
+} *shared; /* with the child, if it is that one which uses the time */
 
 static long long now_ns(clockid_t clock)
 {
@@ -42,7 +48,7 @@ static long long now_ns(clockid_t clock)
 static void on_usr1(int number)
 {
     (void)number;
-    used_when_handled = used;
+    used_when_handled = shared->used;
     handled++;
 }
 
@@ -63,20 +69,20 @@ static void *burn(void *unused)
     setpriority(PRIO_PROCESS, (id_t)gettid(), 0);
     sigemptyset(&usr2);
     sigaddset(&usr2, SIGUSR2);
-    pthread_barrier_wait(&both);
-    for (long long was = now_ns(CLOCK_THREAD_CPUTIME_ID); !done;) {
+    pthread_barrier_wait(&shared->both);
+    for (long long was = now_ns(CLOCK_THREAD_CPUTIME_ID); !shared->done;) {
         work();
         long long is = now_ns(CLOCK_THREAD_CPUTIME_ID);
         if (is >= was && is - was < AT_ONCE)
-            used += is - was;
+            shared->used += is - was;
         was = is;
-        if (pause_at && used >= pause_at) {
+        if (pause_at && shared->used >= pause_at) {
             pause_at = 0;
             puts("paused");
             fflush(stdout);
             sigwait(&usr2, &number);
         }
-        if (used > too_much) {
+        if (shared->used > too_much) {
             puts("it was not woken");
             fflush(stdout);
             _exit(1);
@@ -123,7 +129,7 @@ static long interval_timer(int which)
 static long c_itimer_prof(void) { return interval_timer(ITIMER_PROF); }
 static long c_itimer_virtual(void) { return interval_timer(ITIMER_VIRTUAL); }
 
-enum { PROCESS, BY_PID, THREAD, OWN_THREAD, USER_AND_SYSTEM, OTHER };
+enum { PROCESS, BY_PID, THREAD, OWN_THREAD, USER_AND_SYSTEM, OTHER, CHILD };
 
 static const struct row {
     const char *name;
@@ -136,15 +142,18 @@ static const struct row {
     {"relative-thread", THREAD, c_relative},
     {"relative-prof", USER_AND_SYSTEM, c_relative},
     {"relative-other", OTHER, c_relative},
+    {"relative-child", CHILD, c_relative},
     {"absolute", PROCESS, c_absolute},
     {"absolute-pid", BY_PID, c_absolute},
     {"absolute-thread", THREAD, c_absolute},
     {"absolute-other", OTHER, c_absolute},
+    {"absolute-child", CHILD, c_absolute},
     {"timer", PROCESS, c_timer},
     {"timer-absolute", PROCESS, c_timer_absolute},
     {"timer-thread", THREAD, c_timer},
     {"timer-self", OWN_THREAD, c_timer},
     {"timer-other", OTHER, c_timer},
+    {"timer-child", CHILD, c_timer},
     {"itimer-prof", PROCESS, c_itimer_prof},
     {"itimer-virtual", PROCESS, c_itimer_virtual},
 };
@@ -154,8 +163,8 @@ static clockid_t clock_of(const struct row *row, pid_t other)
     clockid_t clock = CLOCK_PROCESS_CPUTIME_ID;
     if (row->clock == BY_PID)
         clock_getcpuclockid(getpid(), &clock);
-    else if (row->clock == OTHER)
-        clock_getcpuclockid(other, &clock);
+    else if (row->clock == OTHER || row->clock == CHILD)
+        clock_getcpuclockid(row->clock == CHILD ? child : other, &clock);
     else if (row->clock == THREAD)
         pthread_getcpuclockid(burner, &clock);
     else if (row->clock == OWN_THREAD)
@@ -184,8 +193,17 @@ int main(int argc, char **argv)
     /* All but SIGUSR1 wait for sigwait; it is for this thread, which sleeps. */
     sigfillset(&blocked);
     pthread_sigmask(SIG_BLOCK, &blocked, NULL);
-    pthread_barrier_init(&both, NULL, 2);
-    if (row->clock != OTHER)
+    pthread_barrierattr_t attributes;
+    pthread_barrierattr_init(&attributes);
+    pthread_barrierattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+    shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pthread_barrier_init(&shared->both, &attributes, 2);
+    if (row->clock == CHILD) {
+        if (!(child = fork())) {
+            burn(NULL);
+            _exit(0);
+        }
+    } else if (row->clock != OTHER)
         pthread_create(&burner, NULL, burn, NULL);
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGUSR1);
@@ -199,7 +217,7 @@ int main(int argc, char **argv)
 
     id = clock_of(row, argc > 5 ? atoi(argv[5]) : 0);
     if (row->clock != OTHER)
-        pthread_barrier_wait(&both);
+        pthread_barrier_wait(&shared->both);
     else
         puts("paused");
     fflush(stdout);
@@ -208,8 +226,8 @@ int main(int argc, char **argv)
     errno = 0;
     long result = row->call();
     int number = result < 0 ? errno : 0;
-    long long used_then = row->clock == OTHER ? now_ns(id) - due_ns + wanted : used;
-    done = 1;
+    long long used_then = row->clock == OTHER ? now_ns(id) - due_ns + wanted : shared->used;
+    shared->done = 1;
     printf("{\"result\": %ld, \"errno\": %d, \"used_ns\": %lld, \"left_ns\": %lld, \"handled\": %d, "
            "\"used_when_handled_ns\": %lld, \"timeout_kept\": %d}\n",
            result, number, used_then, left.tv_sec * NS + left.tv_nsec, handled, used_when_handled,
