@@ -50,11 +50,13 @@ BY_TICKS = ("relative-prof", "itimer-prof", "itimer-virtual")
 def start(program: Callable[[str], Path], target: Callable[..., Target]) -> Callable[..., Target]:
     """Start one that waits, ``pause_ms`` into its wait; what uses the time stands still."""
 
-    def begin(kind: str, *words: object, pause_ms: int = PAUSE_MS) -> Target:
-        one = target([*PRIORITY, program("wait_cpu"), kind, WAIT_MS, pause_ms, *words])
+    def begin(
+        kind: str, *words: object, pause_ms: int = PAUSE_MS, built: tuple[str, ...] = (), call: int = 0
+    ) -> Target:
+        one = target([*PRIORITY, program("wait_cpu", *built), kind, WAIT_MS, pause_ms, *words])
         if pause_ms or kind.endswith("-other"):
             one.until_printed("paused")
-        one.until_blocked(RT_SIGTIMEDWAIT if "timer" in kind else CLOCK_NANOSLEEP)
+        one.until_blocked(call or (RT_SIGTIMEDWAIT if "timer" in kind else CLOCK_NANOSLEEP))
         return one
 
     return begin
@@ -114,6 +116,33 @@ def test_the_time_is_being_used_all_the_while(
     one = start(kind, pause_ms=0)
     meet_all([(fate, one, tmp_path / "image.livecr")], livecr)
     waited_as_asked(kind, answer(one))
+
+
+@pytest.mark.parametrize("fate", [LEFT_RUNNING, RESTORED])
+@pytest.mark.parametrize(
+    ("built", "call"),
+    [(("-m32",), 267), (("-m32", "-D_TIME_BITS=64", "-D_FILE_OFFSET_BITS=64"), 407)],
+    ids=["32-bit", "64-bit time"],
+)
+def test_of_a_32_bit_program(
+    built: tuple[str, ...],
+    call: int,
+    fate: str,
+    start: Callable[..., Target],
+    tmp_path: Path,
+    livecr: Any,
+) -> None:
+    """Twice, so that the second checkpoint finds it in restart_syscall, where both calls look alike."""
+    waiting = [
+        (kind, start(kind, "handler", built=built, call=call)) for kind in ("relative", "absolute-thread")
+    ]
+    for turn in range(2):
+        meet_all([(fate, one, tmp_path / f"{kind}{turn}.livecr") for kind, one in waiting], livecr)
+        for _, one in waiting:
+            one.until_blocked()
+    for kind, one in waiting:
+        one.signal(signal.SIGUSR2)
+        waited_as_asked(kind, answer(one))
 
 
 @pytest.mark.parametrize("kind", ["relative", "absolute", "absolute-thread"])

@@ -20,6 +20,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#if defined(__i386__) && _TIME_BITS == 64
+#undef SYS_clock_nanosleep
+#define SYS_clock_nanosleep SYS_clock_nanosleep_time64
+#endif
+
 #define NS 1000000000LL
 #define MS 1000000LL
 #define AT_ONCE (50 * MS) /* the thread reads its clock far more often */
@@ -230,7 +235,7 @@ int main(int argc, char **argv)
     shared->done = 1;
     printf("{\"result\": %ld, \"errno\": %d, \"used_ns\": %lld, \"left_ns\": %lld, \"handled\": %d, "
            "\"used_when_handled_ns\": %lld, \"timeout_kept\": %d}\n",
-           result, number, used_then, left.tv_sec * NS + left.tv_nsec, handled, used_when_handled,
+           result, number, used_then, (long long)left.tv_sec * NS + left.tv_nsec, handled, used_when_handled,
            !memcmp(&due, &due_was, sizeof(due)) && !memcmp(&given, &given_was, sizeof(given)));
     return 0;
 }
