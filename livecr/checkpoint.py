@@ -93,6 +93,7 @@ def _checkpoint(pid: int, image: str | None, leave_running: bool, interruption: 
             for process_ in frozen.processes:
                 threads.leave_critical_sections(process_)
                 seen = evidence.get(process_.pid) or Evidence(process_.pid, iterator)
+                seen.together = {*frozen.pids, *frozen.ended}
                 calls[process_.pid] = Calls(process_, seen, now_ns)
                 calls[process_.pid].enter_again()
             ticks = {

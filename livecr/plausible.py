@@ -10,7 +10,7 @@ import os
 import time
 
 from livecr.errors import BadImage, Refused
-from livecr.kernel import procfs
+from livecr.kernel import clock, cpu_clock, procfs
 from livecr.kinds import memory
 from livecr.waits.clocks import MODELS
 
@@ -44,6 +44,30 @@ def check(told: Content, cores: dict[int, Core], image: str) -> None:
         _check_free(tid)
     for record in told.processes:
         memory.check(record.memory)
+    _check_clocks(told)
+
+
+def _check_clocks(told: Content) -> None:
+    """The CPU clock of a process that is not in the image went on without it; no other can take its place."""
+    used = [(f"task {w.tid} sleeps", w.tid, w.wait.clock, w.wait.clock_owner) for w in told.waits]
+    for record in told.processes:
+        pid = record.place.pid
+        used += [(f"POSIX timer {t.id} is", pid, t.clock, t.clock_owner) for t in record.posix_timers]
+    own = {*(record.place.pid for record in told.processes), *(zombie.place.pid for zombie in told.zombies)}
+    for what, user, clock_id, owner in used:
+        counted = cpu_clock.decode(clock_id, user) if owner and clock_id is not None else None
+        if counted is None or counted.pid in own:
+            continue
+        try:
+            there = cpu_clock.born(counted.pid) == owner
+        except OSError:
+            there = False
+        if not there:
+            raise Refused(
+                f"{what} on {clock.clock_name(clock_id or 0)}, and that process has ended",
+                where=f"process {user}" if "timer" in what else f"task {user}",
+                way_out="it can only be restored while that process lives",
+            )
 
 
 def _numbers(told: Content) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from functools import partial
 
 from livecr import plausible
 from livecr.content import Content
@@ -16,7 +17,8 @@ from livecr.errors import BadImage, Failed
 from livecr.image import integrity, manifest
 from livecr.image.elfcore import Core
 from livecr.kernel import machine
-from livecr.kinds import births, descriptors, kernel_code, memory, process, stops, zombies
+from livecr.kinds import births, descriptors, kernel_code, memory, process, stops, timers, zombies
+from livecr.target.freeze import thaw
 from livecr.target.kin import Kin
 from livecr.target.shim import Shims
 from livecr.target.spawn import Seed, spawn
@@ -25,6 +27,11 @@ from livecr.waits import written
 from livecr.waits.clocks import ProgramTime
 from livecr.waits.rearm import rearm, remaining_ns
 from livecr.waits.reenter import Reentry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from livecr.kinds.threads import Thread
+    from livecr.waits.classify import Wait
 
 __all__ = ["Restored", "read", "restore"]
 
@@ -194,7 +201,10 @@ class _Building:
         pid = record.place.pid
         seed = self._seeds[pid]
         reentry = self._reentries[pid] = Reentry(Shims(seed.leader, compat=seed.compat))
-        for thread in self._cores[pid].threads:
+        # Those that wait for CPU time last: what the half-built process still uses of it counts.
+        for thread in sorted(
+            self._cores[pid].threads, key=lambda t: _is_for_cpu_time(self._waits.get(t.tid))
+        ):
             task = self._tasks[thread.tid]
             task.set_xstate(thread.xstate)
             registers = Registers.unpack(thread.registers)
@@ -211,8 +221,9 @@ class _Building:
 
     def _complete(self, record: process.Process) -> None:
         """Enter the waits, take the engine out, and give every task its registers."""
-        self._enter_waits(record)
         seed = self._seeds[record.place.pid]
+        timers.start_cpu_time(record.interval_timers, record.posix_timers, seed)
+        self._enter_waits(record)
         seed.remove_engine(kernel_code.syscall_instruction(record.memory, seed.leader))
         for thread in record.threads:
             task = self._tasks[thread.tid]
@@ -220,18 +231,25 @@ class _Building:
             task.set_registers(self._registers[thread.tid])
 
     def _resume(self) -> None:
-        """Let go of all, at once."""
+        """Let go of all, at once. The first that runs may end the others: that is up to the program."""
         self._kin.release()
         for pid, record in reversed(self._records.items()):
-            for thread in record.threads:
-                task, wait = self._tasks[thread.tid], self._waits.get(thread.tid)
-                if wait is not None:
-                    written.catch_up(task, wait, self._now.elapsed_ns())
-                    self._reentries[pid].refresh(thread.tid, self._left_ns(thread.tid))
-                task.set_signal_mask(thread.signal_mask)
-                task.detach()
+            threads = {self._tasks[thread.tid].tid: thread for thread in record.threads}
+            thaw(self._seeds[pid].process, partial(self._make_ready, self._reentries[pid], threads))
         for pid, seed in self._seeds.items():
             own = {thread.tid for thread in self._records[pid].threads}
             waits = {tid: wait for tid, wait in self._waits.items() if tid in own}
             written.put_back(seed.pid, waits, self._now.elapsed_ns)
-            os.close(seed.process.pidfd)
+
+    def _make_ready(self, reentry: Reentry, threads: dict[int, Thread], task: Tracee) -> None:
+        """Just before it is let go: its signal mask, and the time that it has left now."""
+        thread = threads[task.tid]
+        task.set_signal_mask(thread.signal_mask)
+        wait = self._waits.get(thread.tid)
+        if wait is not None:
+            written.catch_up(task, wait, self._now.elapsed_ns())
+            reentry.refresh(thread.tid, self._left_ns(thread.tid))
+
+
+def _is_for_cpu_time(wait: Wait | None) -> bool:
+    return wait is not None and wait.kind == "cpu"

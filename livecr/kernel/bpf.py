@@ -20,7 +20,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["SOURCES", "RestartBlock", "Sleeper", "TaskIterator", "TaskState", "Unavailable", "switched_off"]
+__all__ = [
+    *(
+        "CPU",
+        "SOURCES",
+        "RestartBlock",
+        "Sleeper",
+        "TaskIterator",
+        "TaskState",
+        "Unavailable",
+        "switched_off",
+    ),
+]
 
 OBJECT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "native", "task.bpf.o")
 CACHE = "/run/livecr"
@@ -28,9 +39,12 @@ CACHE = "/run/livecr"
 #: What LIVECR_WITHOUT may name.
 SOURCES = ("bpf", "restart-block", "sleeper", "timer-list", "scheduler")
 
+#: Sleeper.kind of a timer on a CPU clock.
+CPU = "cpu"
+
 # struct task_report of native/bpf/task.bpf.c.
 _REPORT = Struct("=II4Q 40s 2Q2I 3Q4I 3QI 3I2Q")
-_SLEEPER_HRTIMER, _SLEEPER_JIFFIES = 1, 2
+_SLEEPER_HRTIMER, _SLEEPER_JIFFIES, _SLEEPER_CPU = 1, 2, 3
 _ENOSPC = 28
 _CLOCK_MONOTONIC_COARSE = 6
 
@@ -83,8 +97,9 @@ class RestartBlock:
 class Sleeper:
     """The timer that will wake a blocked task.
 
-    ``kind``: "hrtimer" or "jiffies" (a timer of the timer wheel). ``clockid``: the clock base. ``soft_ns``
-    is the time asked for and ``hard_ns`` the time with the task's timer slack, both on the host's clock.
+    ``kind``: "hrtimer", "jiffies" (a timer of the timer wheel) or CPU. ``clockid``: the clock base, or the id
+    of the CPU clock. ``soft_ns`` is the time asked for and ``hard_ns`` the time with the task's timer slack,
+    both on the host's clock.
     ``uncertainty_ns``: 0, or one tick for jiffies.
     """
 
@@ -207,11 +222,11 @@ def _task_state(row: tuple[Any, ...], tick_ns: int) -> TaskState:
     if block.function:
         task.restart = block
     if kind:
-        task.sleeper = (
-            Sleeper("hrtimer", clockid, soft, hard, 0)
-            if kind == _SLEEPER_HRTIMER
-            else _jiffies_sleeper(soft, jiffies, now_ns, tick_ns)
-        )
+        if kind == _SLEEPER_JIFFIES:
+            task.sleeper = _jiffies_sleeper(soft, jiffies, now_ns, tick_ns)
+        else:
+            clockid -= (clockid >> 31) << 32  # the id of a CPU clock is negative
+            task.sleeper = Sleeper("hrtimer" if kind == _SLEEPER_HRTIMER else CPU, clockid, soft, hard, 0)
     return task
 
 

@@ -15,7 +15,7 @@ from livecr._native import lib
 
 __all__ = [
     *("BOOTTIME", "MONOTONIC", "REALTIME", "TAI"),
-    *("CLOCKS", "SHIFTED", "clock_name", "host_now_ns", "now_ns", "offsets_ns"),
+    *("CLOCKS", "COUNTED", "SHIFTED", "clock_name", "host_now_ns", "is_cpu", "now_ns", "offsets_ns"),
 ]
 
 REALTIME = 0
@@ -43,8 +43,12 @@ CLOCKS = {
 #: What a time namespace shifts; the alarm variant of a clock goes with the clock.
 SHIFTED = {MONOTONIC: MONOTONIC, BOOTTIME: BOOTTIME, BOOTTIME_ALARM: BOOTTIME}
 
+#: The clock whose time an alarm clock counts (kernel/time/alarmtimer.c, alarm_bases).
+COUNTED = {REALTIME_ALARM: REALTIME, BOOTTIME_ALARM: BOOTTIME}
+
 _NAMES = {"monotonic": MONOTONIC, "boottime": BOOTTIME, "1": MONOTONIC, "7": BOOTTIME}
 _NR_SETNS = 308
+_CLOCKFD = 3  # in the two lowest bits of an id below 0: the clock of a device
 _CLONE_NEWTIME = 0x80
 _UNSHIFTED = {MONOTONIC: 0, BOOTTIME: 0}
 
@@ -53,7 +57,19 @@ _own: dict[int, int] | None = None
 
 def clock_name(clock: int) -> str:
     """CLOCK_..., also for ids that name another task's CPU clock."""
-    return CLOCKS.get(clock, "a CPU clock" if clock < 0 else f"clock {clock}")
+    if clock in CLOCKS or clock >= 0:
+        return CLOCKS.get(clock, f"clock {clock}")
+    from livecr.kernel import cpu_clock
+
+    counted = cpu_clock.decode(clock, 0)
+    if counted is None:
+        return "the clock of a device"
+    return counted.name
+
+
+def is_cpu(clock: int) -> bool:
+    """Whether it counts CPU time (kernel/cpu_clock tells whose)."""
+    return clock in (PROCESS_CPUTIME, THREAD_CPUTIME) or (clock < 0 and clock & 3 != _CLOCKFD)
 
 
 def now_ns(clock: int) -> int:

@@ -3,14 +3,15 @@
 Those of wall-clock time run on while the process is frozen, so what they have left is told as of the freeze.
 One that fires meanwhile only leaves its signal pending: it is set again when that is taken. Relies on
 /proc/PID/timers (proc_pid_timers(5)), on timer_gettime and getitimer from inside, and on
-PR_TIMER_CREATE_RESTORE_IDS (6.15), or on timer ids being given out in ascending order before.
+PR_TIMER_CREATE_RESTORE_IDS (6.15), or on timer ids being given out in ascending order before. Those of CPU
+time go on with what they had left, although the CPU clocks themselves begin anew.
 """
 
 from __future__ import annotations
 
 from livecr.errors import Failed, Obstacle
 from livecr.image.record import Record
-from livecr.kernel import procfs
+from livecr.kernel import clock, cpu_clock, procfs
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
     from livecr.target.spawn import Seed
     from livecr.waits.clocks import ProgramTime
 
-__all__ = ["IntervalTimer", "PosixTimer", "load", "obstacles", "save_interval", "save_posix", "source"]
+__all__ = [
+    *("IntervalTimer", "PosixTimer"),
+    *("load", "obstacles", "save_interval", "save_posix", "source", "start_cpu_time"),
+]
 
 _ITIMERS, _REAL = 3, 0  # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
 _SPEC_BYTES = 32  # struct itimerspec and struct itimerval: interval, value
 _ID_TRIES = 1 << 16
 
-CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID = 2, 3
 PR_TIMER_CREATE_RESTORE_IDS, _ON, _OFF = 77, 1, 0
 SIGEV_NONE = 1
 # "notify" of /proc/PID/timers, and SIGEV_* (fs/proc/base.c, show_timer).
@@ -52,7 +55,11 @@ class IntervalTimer(Record):
 
 
 class PosixTimer(Record):
-    """timer_create(2): ``notify`` SIGEV_*, ``target`` the PID or TID, ``value`` sigev_value; times in ns."""
+    """timer_create(2): ``notify`` SIGEV_*, ``target`` the PID or TID, ``value`` sigev_value; times in ns.
+
+    ``clock_owner``: of another process's CPU clock, which one that is (cpu_clock.born); in the image it may
+    be that of a process of the same tree.
+    """
 
     id: int
     clock: int
@@ -63,24 +70,24 @@ class PosixTimer(Record):
     interval_ns: int
     remaining_ns: int  # 0: disarmed
     overrun: int
+    clock_owner: str = ""
 
 
 def obstacles(pid: int) -> list[Obstacle]:
     """Timers that cannot be made again."""
-    return [
-        Obstacle(
-            f"process {pid}",
-            f"POSIX timer {timer['ID']} counts one thread's CPU time",
-            "this version of livecr cannot tell which thread's",
-        )
-        for timer in procfs.posix_timers(pid)
-        if int(timer["ClockID"]) == CLOCK_THREAD_CPUTIME_ID
-    ]
+    found = []
+    for timer in procfs.posix_timers(pid):
+        counted = cpu_clock.decode(int(timer["ClockID"]), pid)
+        trouble = counted.trouble() if counted is not None else ""
+        if trouble:
+            text = f"POSIX timer {timer['ID']} is on {clock.clock_name(int(timer['ClockID']))}, but {trouble}"
+            found.append(Obstacle(f"process {pid}", text, "try again when it has deleted that timer"))
+    return found
 
 
-def _counts_cpu_time(clock: int) -> bool:
-    """Negative ids name another task's CPU clock."""
-    return clock < 0 or clock in (CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID)
+def _clock_owner(clock_id: int, pid: int) -> str:
+    counted = cpu_clock.decode(clock_id, pid)
+    return "" if counted is None or counted.pid == pid else cpu_clock.born(counted.pid)
 
 
 def source(info: bytes) -> int | None:
@@ -145,11 +152,11 @@ def save_posix(
     """
     found = []
     for timer in procfs.posix_timers(pid):
-        number, clock = int(timer["ID"]), int(timer["ClockID"])
+        number, clock_id = int(timer["ID"]), int(timer["ClockID"])
         asking = Program()
         asking.add("timer_gettime", number, borrowed.scratch)
         interval, remaining, asked_ns = _ask(borrowed, asking, 1_000_000_000, since_frozen_ns)
-        if not _counts_cpu_time(clock) and (remaining or number in fired):
+        if not clock.is_cpu(clock_id) and (remaining or number in fired):
             remaining += asked_ns
             if number in waiting and interval:
                 remaining = (remaining - 1) % interval + 1  # it has gone on by whole intervals
@@ -161,7 +168,7 @@ def save_posix(
         found.append(
             PosixTimer(
                 id=number,
-                clock=clock,
+                clock=clock_id,
                 notify=_NOTIFY[how],
                 signal=int(signal),
                 value=int(value, 16),
@@ -169,6 +176,7 @@ def save_posix(
                 interval_ns=interval,
                 remaining_ns=remaining,
                 overrun=overrun,
+                clock_owner=_clock_owner(clock_id, pid),
             )
         )
     return found
@@ -190,18 +198,20 @@ def _spec(interval: int, value: int, parts: int) -> bytes:
 def load(interval: list[IntervalTimer], posix: list[PosixTimer], seed: Seed, now: ProgramTime) -> None:
     """Make them again. What has passed of the program's time since the freeze they have no more.
 
-    CPU-time timers do not lose that: nothing ran.
+    Those that count CPU time are not started yet.
     """
     for timer in posix:
         _create(timer, seed)
         if timer.overrun and timer.interval_ns and timer.notify != SIGEV_NONE:
             _overrun(timer, seed)
-        if timer.remaining_ns:
+        if timer.remaining_ns and not clock.is_cpu(timer.clock):
             _arm(timer, seed, now)
     for itimer in interval:
+        if itimer.which != _REAL:
+            continue
         program = Program()
         left = itimer.remaining_us
-        if left and itimer.which == _REAL:
+        if left:
             left -= now.elapsed_ns() // 1000
             if left <= 0 and itimer.interval_us:
                 # It has been due meanwhile, perhaps many times, which still is one signal.
@@ -213,24 +223,41 @@ def load(interval: list[IntervalTimer], posix: list[PosixTimer], seed: Seed, now
         seed.run(program)
 
 
+def start_cpu_time(interval: list[IntervalTimer], posix: list[PosixTimer], seed: Seed) -> None:
+    """Start those that count CPU time, as late as can be: making the process uses some.
+
+    What they have left is as it was: nothing ran meanwhile.
+    """
+    for timer in posix:
+        if timer.remaining_ns and clock.is_cpu(timer.clock):
+            program = Program()
+            at = seed.put(_spec(timer.interval_ns, timer.remaining_ns, 1_000_000_000))
+            program.add("timer_settime", timer.id, 0, at, 0)
+            seed.run(program)
+    for itimer in interval:
+        if itimer.which != _REAL:
+            program = Program()
+            at = seed.put(_spec(itimer.interval_us, itimer.remaining_us, 1_000_000))
+            program.add("setitimer", itimer.which, at, 0)
+            seed.run(program)
+
+
 def _arm(timer: PosixTimer, seed: Seed, now: ProgramTime) -> None:
     """One that has been due meanwhile is set to that moment: so the kernel counts how often it has been."""
-    left, flags = timer.remaining_ns, 0
-    if not _counts_cpu_time(timer.clock):
-        left -= now.elapsed_ns()
-        if left <= 0:
-            left, flags = max(1, _clock_ns(timer.clock, seed) + left), TIMER_ABSTIME
+    left, flags = timer.remaining_ns - now.elapsed_ns(), 0
+    if left <= 0:
+        left, flags = max(1, _clock_ns(timer.clock, seed) + left), TIMER_ABSTIME
     program = Program()
     at = seed.put(_spec(timer.interval_ns, left, 1_000_000_000))
     program.add("timer_settime", timer.id, flags, at, 0)
     seed.run(program)
 
 
-def _clock_ns(clock: int, seed: Seed) -> int:
+def _clock_ns(clock_id: int, seed: Seed) -> int:
     """A clock of the program's."""
     asking = Program()
     now_at = seed.room(16)
-    asking.add("clock_gettime", clock, now_at)
+    asking.add("clock_gettime", clock_id, now_at)
     seed.run(asking)
     raw = seed.leader.read(now_at, 16)
     return int.from_bytes(raw[:8], "little") * 1_000_000_000 + int.from_bytes(raw[8:], "little")

@@ -37,7 +37,7 @@ class Abi:
         self,
         name: str,
         calls: dict[int, Call],
-        restart_functions: dict[str, tuple[str, tuple[int, ...], str]],
+        restart_functions: dict[str, tuple[str, tuple[int, ...]]],
         reentered: dict[int, tuple[int, dict[int, int]]],
         reentered_untimed: tuple[int, ...],
         restart_syscall: int,

@@ -177,7 +177,7 @@ class Call:
 
 _ROWS = (
     # number  name               codes    timeout       arguments                   option that makes it EINTR
-    # -- sleeping: kernel/time/hrtimer.c, posix-timers.c
+    # -- sleeping: kernel/time/hrtimer.c, posix-timers.c, posix-cpu-timers.c, alarmtimer.c
     Call(35,  "nanosleep",       _BLOCK,  RELATIVE,     "*rqtp rmtp"),
     Call(230, "clock_nanosleep", _SLEEP,  ABS_IF_FLAG,  "@clockid flags *rqtp rmtp"),
     # -- futexes: kernel/futex/waitwake.c, pi.c, syscalls.c (-516 with a timeout, -512 without, -513 for PI)
@@ -262,15 +262,15 @@ _ROWS = (
 #: Call number -> its row.
 CATALOG = {row.number: row for row in _ROWS}
 
-#: restart_block.fn -> (what it goes on with, the calls it may stand for, why it is refused or "").
-RESTART_FUNCTIONS = {
-    # function                         kind          calls        not yet
-    "hrtimer_nanosleep_restart":      ("nanosleep",  (230, 35),   ""),
-    "do_restart_poll":                ("poll",       (7,),        ""),
-    "futex_wait_restart":             ("futex",      (202,),      ""),
-    "posix_cpu_nsleep_restart":       ("cpu",        (230,),      "a sleep on a CPU clock"),
-    "alarm_timer_nsleep_restart":     ("alarm",      (230,),      "a sleep on an alarm clock"),
-    "do_no_restart_syscall":          ("",           (),          ""),
+#: restart_block.fn -> (what it goes on with, the calls it may stand for).
+RESTART_FUNCTIONS: dict[str, tuple[str, tuple[int, ...]]] = {
+    # function                         kind          calls
+    "hrtimer_nanosleep_restart":      ("nanosleep",  (230, 35)),
+    "do_restart_poll":                ("poll",       (7,)),
+    "futex_wait_restart":             ("futex",      (202,)),
+    "posix_cpu_nsleep_restart":       ("cpu",        (230,)),
+    "alarm_timer_nsleep_restart":     ("alarm",      (230,)),
+    "do_no_restart_syscall":          ("",           ()),
 }  # fmt: skip
 
 

@@ -195,13 +195,13 @@ I386 = Abi(
     machine.I386,
     {row.key: row for row in _ROWS},
     {
-        # function                         kind          calls             not yet
-        "hrtimer_nanosleep_restart":      ("nanosleep",  (267, 162, 407),  ""),
-        "do_restart_poll":                ("poll",       (168,),           ""),
-        "futex_wait_restart":             ("futex",      (240, 422),       ""),
-        "posix_cpu_nsleep_restart":       ("cpu",        (267, 407),       "a sleep on a CPU clock"),
-        "alarm_timer_nsleep_restart":     ("alarm",      (267, 407),       "a sleep on an alarm clock"),
-        "do_no_restart_syscall":          ("",           (),               ""),
+        # function                         kind          calls
+        "hrtimer_nanosleep_restart":      ("nanosleep",  (267, 162, 407)),
+        "do_restart_poll":                ("poll",       (168,)),
+        "futex_wait_restart":             ("futex",      (240, 422)),
+        "posix_cpu_nsleep_restart":       ("cpu",        (267, 407)),
+        "alarm_timer_nsleep_restart":     ("alarm",      (267, 407)),
+        "do_no_restart_syscall":          ("",           ()),
     },
     {
         # program's    made again     differs

@@ -45,8 +45,10 @@ class Wait(Record):
     of a relative sleep before the freeze wrote to it, empty if there is none or it is not known. ``abi``:
     "x86-64" or "i386", which the number, the arguments and the structures are of. ``done``: how much the
     call had done before it was interrupted, to be added to what the rest returns. The rest
-    is the restart block's, where it was read: ``kind`` ("nanosleep", "futex", "poll" or ""), ``rmtp`` of
-    nanosleep, ``uaddr``, ``val``, ``flags``, ``bitset`` of futex, ``ufds``, ``nfds`` of poll.
+    is the restart block's, where it was read: ``kind`` ("nanosleep", "cpu", "alarm", "futex", "poll" or ""),
+    ``rmtp`` of the sleeps, ``uaddr``, ``val``, ``flags``, ``bitset`` of futex, ``ufds``, ``nfds`` of poll.
+    Every sleep on a CPU clock is of kind "cpu"; its times are CPU time. ``clock_owner``: of the CPU clock of
+    a process that is not in the image, which one that is (kernel/cpu_clock.born).
     """
 
     call: int
@@ -73,6 +75,7 @@ class Wait(Record):
     bitset: int = 0
     ufds: int = 0
     nfds: int = 0
+    clock_owner: str = ""
 
 
 #: The way out where a call is not known or not supported.
@@ -127,17 +130,19 @@ def classify(tid: int, registers: Registers, evidence: Evidence, read_memory: Re
     if restarted:
         number = first_call(table, block, arguments, registers.rip, read_memory, where)
         call = table.find(number, arguments)
-    _refuse_function(table, block, where)
+    _refuse_unknown(table, block, where)
     if call is None:
         name = table.call_name(number)
         raise Refused(f"it waits in {name}, which livecr does not know", where=where, way_out=WAIT_FOR_IT)
-    obstacle = clock_obstacle(call, arguments, where)
+    obstacle = clock_obstacle(call, arguments, evidence.pid, where)
     obstacle = obstacle or argument_obstacle(call, arguments, read_memory, where)
     if obstacle is not None:
         raise Refused(obstacle.object, where=obstacle.task, way_out=obstacle.way_out)
     if block is not None and not belongs(table, block, number):
         block = None
-    found = deadlines(tid, call, arguments, evidence, read_memory, block=block, restarted=restarted)
+    # An absolute sleep has a restart block of its own only if it was given one by a restore.
+    given = how(code) == "rearm" and call.encoding == catalog.ABS_IF_FLAG and call.is_absolute(arguments)
+    found = deadlines(tid, call, arguments, evidence, read_memory, block=block, restarted=restarted or given)
     return _wait(tid, table, call, arguments, code, done, restarted, found, block, evidence)
 
 
@@ -175,8 +180,8 @@ def first_call(
 
     ``rip``: the address behind its `syscall`; before that mostly stands `mov $number,%eax`.
     """
-    _refuse_function(table, block, where)
-    possible = table.restart_functions.get(block.function, ("", (), ""))[1] if block is not None else ()
+    _refuse_unknown(table, block, where)
+    possible = table.restart_functions.get(block.function, ("", ()))[1] if block is not None else ()
     if len(possible) == 1:
         return possible[0]
     try:
@@ -194,6 +199,10 @@ def first_call(
         if is_clock and len(possible) > 2 and block.rmtp_type == _TT_NATIVE:
             return possible[2]
         return possible[0 if is_clock else 1]
+    if block is not None and restart_kind(block) in ("cpu", "alarm"):
+        return possible[
+            block.rmtp_type == _TT_NATIVE
+        ]  # of 32-bit tasks; they differ in struct timespec alone
     if block is not None and restart_kind(block) == "futex":
         return possible[0]  # both 32-bit ones have it in absolute time from now on
     raise Refused(
@@ -208,34 +217,41 @@ _TT_NATIVE = 1  # enum timespec_type, include/linux/restart_block.h
 
 def belongs(table: Abi, block: RestartBlock, number: int) -> bool:
     """Whether the restart block can be that of this call."""
-    return number in table.restart_functions.get(block.function, ("", (), ""))[1]
+    return number in table.restart_functions.get(block.function, ("", ()))[1]
 
 
-def _refuse_function(table: Abi, block: RestartBlock | None, where: str) -> None:
-    if block is None:
-        return
-    known = table.restart_functions.get(block.function)
-    if known is None:
+def _refuse_unknown(table: Abi, block: RestartBlock | None, where: str) -> None:
+    if block is not None and block.function not in table.restart_functions:
         raise Refused(
             f"it waits in a call that {block.function} goes on with, which livecr does not know",
             where=where,
             way_out=WAIT_FOR_IT,
         )
-    if known[2]:
-        raise Refused(f"it is in {known[2]}, not supported", where=where, way_out=WAIT_FOR_IT)
 
 
-_SUPPORTED_CLOCKS = (clock.REALTIME, clock.MONOTONIC, clock.BOOTTIME, clock.TAI)
+_SUPPORTED_CLOCKS = (clock.REALTIME, clock.MONOTONIC, clock.BOOTTIME, clock.TAI, *clock.COUNTED)
 
 
-def clock_obstacle(call: Call, arguments: list[int], where: str) -> Obstacle | None:
-    """A timeout on a clock that livecr cannot bring back."""
+def clock_obstacle(call: Call, arguments: list[int], pid: int, where: str) -> Obstacle | None:
+    """A timeout of process ``pid`` on a clock that livecr cannot bring back.
+
+    A sleep on the CPU clock of a thread that has ended never ends, but when a freeze interrupts it the kernel
+    goes on with EINVAL; so that must not happen.
+    """
     if call.timeout is None or arguments[call.timeout] == 0:
         return None
     clock_id = call.clock_of(arguments)
     if clock_id in _SUPPORTED_CLOCKS:
         return None
-    return Obstacle(where, f"{call.name} on {clock.clock_name(clock_id)} is not supported", WAIT_FOR_IT)
+    from livecr.kernel import cpu_clock
+
+    counted = cpu_clock.decode(clock_id, pid)
+    trouble = "no such clock is known" if counted is None else counted.trouble()
+    if not trouble:
+        return None
+    text = f"it waits in {call.name} on {clock.clock_name(clock_id)}, but {trouble}"
+    ended = counted is not None and not counted.exists()
+    return Obstacle(where, text, "it will not return unless a signal comes" if ended else WAIT_FOR_IT)
 
 
 def argument_obstacle(
@@ -268,22 +284,37 @@ def _wait(
     evidence: Evidence,
 ) -> Wait:
     kind = restart_kind(block)
+    where = f"task {tid} of process {evidence.pid}"
+    if not found and call.clock_at is not None and clock.is_cpu(call.clock_of(arguments)):
+        raise Refused(
+            f"nothing tells how much is left of its {call.name} on a CPU clock",
+            where=where,
+            way_out="let `livecr doctor` say why BPF cannot be used, or " + WAIT_FOR_IT,
+        )
     fields: dict[str, Any] = {}
     if block is not None:
         fields = {name: getattr(block, name) for name in _FIELDS_OF_KIND.get(kind, ())}
     if found:
         best = found[0]
         offset_ns = evidence.offsets.get(clock.SHIFTED.get(best.clock, -1), 0)
+        now_ns = evidence.clock_now_ns(best.clock)
+        if now_ns is None:
+            text = f"it waits in {call.name} on {clock.clock_name(best.clock)}, which has just ended"
+            raise Refused(text, where=where, way_out=WAIT_FOR_IT)
+        if clock.is_cpu(best.clock):
+            kind = "cpu"
+            fields["clock_owner"] = evidence.clock_owner(best.clock)
         fields |= {
             "clock": best.clock,
             "deadline_ns": best.host_ns + offset_ns,
-            "remaining_ns": max(0, best.host_ns - evidence.now_ns[best.clock]),
+            "remaining_ns": max(0, best.host_ns - now_ns),
             "absolute": call.is_absolute(arguments),
             "source": best.source,
-            "uncertainty_ns": best.uncertainty_ns,
+            "uncertainty_ns": best.uncertainty_ns + evidence.clock_uncertainty_ns(best.clock),
             "disagreement_ns": _disagreement_ns(found),
         }
-    if how(code) == "rearm" and "rmtp" in call.arguments and evidence.slept_until_frozen(tid) is not False:
+    writes_rmtp = how(code) == "rearm" and "rmtp" in call.arguments and not call.is_absolute(arguments)
+    if writes_rmtp and evidence.slept_until_frozen(tid) is not False:
         before = evidence.at_rmtp.get((tid, arguments[call.arguments.index("rmtp")]), b"")
         fields["at_rmtp"] = before[: call.timespec.size]
     # A stop of the program's own has the kernel make io_pgetevents again, with all of its timeout.
@@ -305,6 +336,8 @@ def _wait(
 #: What a restart block holds, by its kind.
 _FIELDS_OF_KIND = {
     "nanosleep": ("rmtp",),
+    "cpu": ("rmtp",),
+    "alarm": ("rmtp",),
     "futex": ("uaddr", "val", "flags", "bitset"),
     "poll": ("ufds", "nfds"),
 }

@@ -32,6 +32,7 @@ class ProgramTime:
 
         Without a time ``namespace`` the program's clocks are the host's; only its waits are shifted.
         """
+        self.model = model
         now = {c: clock.host_now_ns(c) for c in (clock.MONOTONIC, clock.BOOTTIME)}
         #: What its clocks said at the freeze.
         self.frozen_at_ns = {

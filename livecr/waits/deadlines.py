@@ -6,6 +6,7 @@
 ``scheduler``      when the task fell asleep, plus the timeout that it asked for
 ``argument``       what the call was given: exact where that is a point in time, else an upper bound
 
+Of a sleep on a CPU clock only the first two and the last can tell; its times are CPU time.
 Used by classify and by `livecr waits`.
 """
 
@@ -15,7 +16,7 @@ import os
 
 from livecr.errors import Failed
 from livecr.kernel import clock
-from livecr.kernel.bpf import Unavailable, switched_off
+from livecr.kernel.bpf import CPU, Unavailable, switched_off
 from livecr.waits import catalog
 
 TYPE_CHECKING = False
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from livecr.kernel.bpf import RestartBlock, TaskIterator, TaskState
+    from livecr.kernel.cpu_clock import CpuClock
     from livecr.kernel.timer_list import Timer
     from livecr.waits.catalog import Call
 
@@ -67,6 +69,7 @@ class Evidence:
         self.pid = pid
         self.frozen = False
         self.stopped = False  # by a signal, before the freeze: that has ended what its tasks were in
+        self.together = {pid}  # the processes that are frozen at once
         self.before: dict[int, TaskState] = {}
         self.after: dict[int, TaskState] = {}
         self.at_rmtp: dict[
@@ -110,6 +113,45 @@ class Evidence:
     def since_frozen_ns(self) -> int:
         """How much time has passed since then."""
         return clock.host_now_ns(clock.MONOTONIC) - self.frozen_at_ns
+
+    def clock_now_ns(self, clock_id: int) -> int | None:
+        """What the clock said at that moment; None for a CPU clock whose owner has ended meanwhile."""
+        counted = self._cpu_clock(clock_id)
+        if counted is None:
+            return self.now_ns.get(clock_id)
+        try:
+            # A frozen one stands still, and a running one can only be read as it is now.
+            return counted.now_ns()
+        except OSError:
+            return None
+
+    def clock_uncertainty_ns(self, clock_id: int) -> int:
+        """By how much that may be off: a CPU clock is exact only while its tasks do not run."""
+        counted = self._cpu_clock(clock_id)
+        if counted is None or (self.frozen and counted.pid in self.together):
+            return 0
+        from livecr.kernel import cpu_clock
+
+        return cpu_clock.tick_ns()
+
+    def clock_owner(self, clock_id: int) -> str:
+        """Which process's CPU clock it is (cpu_clock.born), "" for all clocks but those of running ones."""
+        counted = self._cpu_clock(clock_id)
+        if counted is None or counted.pid in self.together:
+            return ""
+        from livecr.kernel import cpu_clock
+
+        try:
+            return cpu_clock.born(counted.pid)
+        except OSError:
+            return "ended"
+
+    def _cpu_clock(self, clock_id: int) -> CpuClock | None:
+        if not clock.is_cpu(clock_id):
+            return None
+        from livecr.kernel import cpu_clock
+
+        return cpu_clock.decode(clock_id, self.pid)
 
     def restart_block(self, tid: int) -> RestartBlock | None:
         """The task's restart block, as fresh as it is to be had."""
@@ -191,10 +233,11 @@ def asked(call: Call, arguments: list[int], read_memory: ReadMemory, *, interrup
         return Asked(either if command[1] is None else command[1], ns, absolute)
     clock_id = call.clock_of(arguments)
     if call.encoding == catalog.ABS_IF_FLAG:
-        # A relative sleep on CLOCK_REALTIME must not follow the clock when it is set (hrtimer_setup).
-        return Asked(
-            clock.MONOTONIC if clock_id == clock.REALTIME and not absolute else clock_id, ns, absolute
-        )
+        # A relative sleep on CLOCK_REALTIME must not follow the clock when it is set (hrtimer_setup); one on
+        # its alarm clock does (alarm_timer_nsleep).
+        if clock_id == clock.REALTIME and not absolute:
+            clock_id = clock.MONOTONIC
+        return Asked(clock.COUNTED.get(clock_id, clock_id), ns, absolute)
     left = interrupted and call.encoding in (catalog.LEFT, catalog.LEFT_TIMEVAL)
     return Asked(clock_id, ns, absolute, left)
 
@@ -230,8 +273,8 @@ def deadlines(
 ) -> list[Deadline]:
     """Every deadline to be found, best first; empty for a call without timeout.
 
-    ``block``: the restart block if it belongs to this very call. ``restarted``: the task sat in
-    restart_syscall, so its timeout argument was counted from an earlier moment than its last falling asleep.
+    ``block``: the restart block if it belongs to this very call. ``restarted``: its restart block goes on
+    with it, so its timeout argument was counted from an earlier moment than its last falling asleep.
     """
     try:
         timeout = asked(call, arguments, read_memory, interrupted=evidence.frozen)
@@ -240,10 +283,13 @@ def deadlines(
         timeout, readable = None, False
     if timeout is None and call.timeout is not None and readable:
         return []
+    on_cpu_clock = call.clock_at is not None and clock.is_cpu(call.clock_of(arguments))
     found = [
         _from_restart_block(call, arguments, evidence, tid, block, timeout),
-        _from_sleeper(evidence, tid),
+        _from_sleeper(evidence, tid, call.clock_of(arguments) if on_cpu_clock else None),
     ]
+    if on_cpu_clock and restarted and timeout is not None and timeout.absolute:
+        timeout = None  # a point in time on the clock as it was before a restore, see rearm
     if timeout is not None:
         found += [
             _from_timer_list(evidence, tid, timeout, restarted),
@@ -270,6 +316,11 @@ def _from_restart_block(
         task = evidence.after.get(tid) or evidence.before.get(tid)
         slack_ns = task.slack_ns if task is not None else 0
         return Deadline(block.clockid, block.expires_ns - slack_ns, "restart-block")
+    if kind == "cpu":
+        return Deadline(call.clock_of(arguments), block.expires_ns, "restart-block")
+    if kind == "alarm":  # its clockid is an alarmtimer_type
+        alarm_clock = call.clock_of(arguments)
+        return Deadline(clock.COUNTED.get(alarm_clock, alarm_clock), block.expires_ns, "restart-block")
     if kind == "poll" and block.has_timeout:
         return Deadline(clock.MONOTONIC, block.end_ns, "restart-block")
     if kind == "futex":
@@ -277,16 +328,22 @@ def _from_restart_block(
     return None
 
 
-def _from_sleeper(evidence: Evidence, tid: int) -> Deadline | None:
+def _from_sleeper(evidence: Evidence, tid: int, cpu_clock_id: int | None) -> Deadline | None:
+    """``cpu_clock_id``: of a sleep on a CPU clock."""
     task = evidence.before.get(tid)
     if task is None or task.sleeper is None or evidence.slept_until_frozen(tid) is False:
         return None
     sleeper = task.sleeper
-    return Deadline(sleeper.clockid, sleeper.soft_ns, "sleeper", sleeper.uncertainty_ns)
+    if (sleeper.kind == CPU) != (cpu_clock_id is not None):
+        return None  # what an earlier sleep has left on the stack
+    clock_id = sleeper.clockid if cpu_clock_id is None else cpu_clock_id
+    return Deadline(clock_id, sleeper.soft_ns, "sleeper", sleeper.uncertainty_ns)
 
 
 def _from_scheduler(evidence: Evidence, tid: int, timeout: Asked, restarted: bool) -> Deadline | None:
     if tid not in evidence.asleep or timeout.absolute or timeout.left or restarted:
+        return None
+    if clock.is_cpu(timeout.clock):
         return None
     asleep_ns, uncertainty_ns = evidence.asleep[tid]
     since = evidence.now_ns[timeout.clock] - evidence.frozen_at_ns
@@ -334,7 +391,7 @@ def _from_argument(evidence: Evidence, tid: int, timeout: Asked) -> Deadline:
     if timeout.absolute:
         host_ns = timeout.ns - evidence.offsets.get(timeout.clock, 0)
         return Deadline(timeout.clock, host_ns, "argument")
-    full_ns = evidence.now_ns.get(timeout.clock, 0) + timeout.ns
+    full_ns = (evidence.clock_now_ns(timeout.clock) or 0) + timeout.ns
     looked_for_ns = evidence.frozen_at_ns - evidence.before_at_ns
     if timeout.left or evidence.slept_until_frozen(tid) is False:
         # Counted from some moment between the look before the freeze and the freeze.

@@ -121,7 +121,7 @@ def obstacles_before_freeze(pid: int) -> list[Obstacle]:
             name = "SO_RCVTIMEO" if call.socket_option == catalog.SO_RCVTIMEO else "SO_SNDTIMEO"
             text = f"it waits in {call.name} on fd {fd}, a socket with {name} set"
             obstacles.append(Obstacle(where, text, _EINTR_WAY_OUT))
-        elif (obstacle := clock_obstacle(call, task.arguments, where)) is not None:
+        elif (obstacle := clock_obstacle(call, task.arguments, pid, where)) is not None:
             obstacles.append(obstacle)
         elif call.encoding in _WRITTEN and not _writable(pid, task.arguments[call.timeout or 0]):
             text = f"it waits in {call.name} with its timeout in read-only memory"
@@ -276,9 +276,10 @@ def _fill_in(wait: LiveWait, deadline: Deadline, evidence: Evidence) -> None:
     wait.clock = deadline.clock
     wait.deadline_ns = deadline.host_ns + evidence.offsets.get(clock.SHIFTED.get(deadline.clock, -1), 0)
     wait.source = deadline.source
-    wait.uncertainty_ns = deadline.uncertainty_ns
-    if deadline.clock in evidence.now_ns:
-        wait.remaining_ns = max(0, deadline.host_ns - evidence.now_ns[deadline.clock])
+    wait.uncertainty_ns = deadline.uncertainty_ns + evidence.clock_uncertainty_ns(deadline.clock)
+    now_ns = evidence.clock_now_ns(deadline.clock)
+    if now_ns is not None:
+        wait.remaining_ns = max(0, deadline.host_ns - now_ns)
 
 
 #: Names in the catalog of arguments that are the descriptor waited for.

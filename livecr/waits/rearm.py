@@ -3,7 +3,9 @@
 A call that left -ERESTART_RESTARTBLOCK is made again with the time that it has left, while an interrupt is
 pending: the kernel arms the task's own restart block and leaves at once. With the program's registers back
 and rax = -516, the kernel's own restart code then goes on with that block (arch/x86/kernel/signal.c). All
-other restart codes need nothing: the kernel makes the call again from the registers alone.
+other restart codes need nothing: the kernel makes the call again from the registers alone. But for one: a
+restored program's CPU clock begins anew, so a sleep until a point in time on it gets a restart block too. The
+program cannot tell: a handler ends both with EINTR, and without rmtp neither writes anything.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import time
 from livecr._native import ffi, lib
 from livecr.kernel import clock, machine
 from livecr.waits import abi, catalog
+from livecr.waits.clocks import ABSOLUTE
 from livecr.waits.restart import ERESTART_RESTARTBLOCK
 from livecr.waits.written import rmtp
 
@@ -37,9 +40,30 @@ _TRIES = 20
 def remaining_ns(wait: Wait, now: ProgramTime) -> int:
     """What the wait has left now; 0 when it is over. Time counts from the freeze on the program's clocks."""
     assert wait.remaining_ns is not None
+    if wait.kind == "cpu":
+        return _cpu_remaining_ns(wait, now)
     if wait.absolute and wait.clock not in clock.SHIFTED and wait.deadline_ns is not None:
         return max(0, wait.deadline_ns - clock.host_now_ns(wait.clock or 0))
     return max(0, wait.remaining_ns - now.elapsed_ns())
+
+
+def _cpu_remaining_ns(wait: Wait, now: ProgramTime) -> int:
+    """The program itself used none while it was frozen; whether another's counts, the time model tells."""
+    left_ns = wait.remaining_ns or 0
+    if not wait.clock_owner or now.model != ABSOLUTE or wait.deadline_ns is None:
+        return left_ns
+    from livecr.kernel import cpu_clock
+
+    counted = cpu_clock.decode(wait.clock or 0, 0)
+    try:
+        return left_ns if counted is None else max(0, wait.deadline_ns - counted.now_ns())
+    except OSError:  # that process has ended since it was looked at: its clock stands still
+        return left_ns
+
+
+def _loses_its_deadline(wait: Wait) -> bool:
+    """Whether it is until a point in time on a CPU clock of the restored program's own."""
+    return wait.kind == "cpu" and wait.absolute and not wait.clock_owner
 
 
 def rearm(wait: Wait, registers: Registers, seed: Seed, task: Tracee, now: ProgramTime) -> Registers:
@@ -48,7 +72,7 @@ def rearm(wait: Wait, registers: Registers, seed: Seed, task: Tracee, now: Progr
     These are the saved ones, or, if the call has come to its end meanwhile, those that say so. The task is
     left in PTRACE_EVENT_STOP.
     """
-    if wait.how != "rearm":
+    if wait.how != "rearm" and not _loses_its_deadline(wait):
         task.stop_again()
         return registers
     for _ in range(_TRIES):
@@ -56,7 +80,7 @@ def rearm(wait: Wait, registers: Registers, seed: Seed, task: Tracee, now: Progr
         if took_ns < _PROMPT_NS or result != ERESTART_RESTARTBLOCK:
             break  # else armed anew, with what is left now
     if result == ERESTART_RESTARTBLOCK:
-        return registers
+        return registers.copy(rax=result)
     if wait.at_rmtp and rmtp(wait):
         task.write(rmtp(wait), wait.at_rmtp)
     return registers.copy(rax=result, orig_rax=-1)
@@ -74,6 +98,8 @@ def _interrupted_call(wait: Wait, seed: Seed, task: Tracee, now: ProgramTime) ->
             arguments[known.timeout] = _milliseconds(wait, now)
         else:
             arguments[known.timeout] = seed.put(known.timespec.pack(*divmod(_given(wait, now), _NS)))
+    if _loses_its_deadline(wait):
+        arguments[1] = arguments[3] = 0  # flags, rmtp
     reckoned_ns = clock.host_now_ns(clock.MONOTONIC)
     for i, value in enumerate(arguments):
         call.args[i] = value
@@ -88,7 +114,7 @@ def _interrupted_call(wait: Wait, seed: Seed, task: Tracee, now: ProgramTime) ->
 
 def _given(wait: Wait, now: ProgramTime) -> int:
     """The timeout to hand over: what is left, or for an absolute one the point in time."""
-    if not wait.absolute or wait.deadline_ns is None:
+    if not wait.absolute or wait.deadline_ns is None or wait.kind == "cpu":
         return remaining_ns(wait, now)
     if wait.clock in clock.SHIFTED and not now.is_shifted(wait.clock):
         return clock.host_now_ns(wait.clock) + remaining_ns(wait, now)

@@ -9,6 +9,7 @@ the restore.
 from __future__ import annotations
 
 import _thread
+import os
 import time
 
 from livecr.errors import Failed
@@ -78,13 +79,19 @@ def put_back(pid: int, waits: dict[int, Wait], elapsed_ns: Callable[[], int]) ->
             for tid, wait in sleeps.items():
                 if not _is_asleep(pid, tid, wait):
                     continue
-                if (wait.remaining_ns or 0) - elapsed_ns() > _NEARLY_OVER_NS:
+                if not _is_nearly_over(wait, elapsed_ns()):
                     _put_back(Tracee(pid, tid), wait)
         finally:
             done.release()
 
     _thread.start_new_thread(trace, ())
     done.acquire()
+
+
+def _is_nearly_over(wait: Wait, elapsed_ns: int) -> bool:
+    if wait.kind == "cpu":  # no CPU time was used in the freeze, but now every CPU may use some
+        return (wait.remaining_ns or 0) <= _NEARLY_OVER_NS * (os.cpu_count() or 1)
+    return (wait.remaining_ns or 0) - elapsed_ns <= _NEARLY_OVER_NS
 
 
 def rmtp(wait: Wait) -> int:

@@ -127,6 +127,26 @@ struct io_wait_queue {
     struct hrtimer t;
 } KERNEL;
 
+struct timerqueue_head;
+
+struct cpu_timer {
+    struct timerqueue_node node;
+    struct timerqueue_head *head; /* NULL when it is not queued */
+} KERNEL;
+
+struct k_itimer {
+    int it_clock;
+    struct signal_struct *it_signal;
+    s64 it_overrun;
+    s64 it_interval;
+    union {
+        struct task_struct *it_process;
+    } KERNEL;
+    union {
+        struct cpu_timer cpu;
+    } KERNEL it;
+} KERNEL;
+
 struct thread_struct {
     unsigned long sp;
 } KERNEL;
@@ -163,7 +183,7 @@ struct bpf_iter__task {
 
 /* -- what is reported; livecr/kernel/bpf.py unpacks the same layout --------------------------------------- */
 
-enum { SLEEPER_NONE, SLEEPER_HRTIMER, SLEEPER_JIFFIES };
+enum { SLEEPER_NONE, SLEEPER_HRTIMER, SLEEPER_JIFFIES, SLEEPER_CPU };
 
 struct task_report {
     u32 tid;
@@ -193,7 +213,7 @@ struct task_report {
     u32 sleeper;
     u32 sleeper_clockid;
     u32 switches; /* task->nvcsw, low word: how often it went to sleep */
-    u64 sleeper_soft; /* ns on the clock base; jiffies for SLEEPER_JIFFIES */
+    u64 sleeper_soft; /* ns on the clock base or CPU clock; jiffies for SLEEPER_JIFFIES */
     u64 sleeper_hard;
 };
 
@@ -247,6 +267,25 @@ static __always_inline void take(struct hrtimer *timer, struct task_report *repo
         report->sleeper_hard = BPF_CORE_READ(timer, node.expires);
 }
 
+/* The timer of do_cpu_nanosleep has no function to tell it by, only what that function writes into all of it. So the
+   search goes on: another kind, if there is one, is what wakes the task. */
+static __always_inline void look_at_cpu_timer(u64 at, struct task_report *report)
+{
+    if (!bpf_core_field_exists(struct k_itimer, it_process) || !bpf_core_field_exists(struct k_itimer, it_signal) ||
+        !bpf_core_field_exists(struct k_itimer, it_overrun) || !bpf_core_field_exists(struct k_itimer, it.cpu.head))
+        return;
+    struct k_itimer *timer = (void *)(at - bpf_core_field_offset(struct k_itimer, it_process));
+    int clockid = BPF_CORE_READ(timer, it_clock);
+    s64 expires = BPF_CORE_READ(timer, it.cpu.node.expires), head = (s64)BPF_CORE_READ(timer, it.cpu.head);
+    if (clockid >= 0 || expires <= 0 || head >= 0 /* a kernel address is below 0 */)
+        return;
+    if (BPF_CORE_READ(timer, it_overrun) != -1 || BPF_CORE_READ(timer, it_interval) || BPF_CORE_READ(timer, it_signal))
+        return;
+    report->sleeper = SLEEPER_CPU;
+    report->sleeper_clockid = clockid;
+    report->sleeper_soft = report->sleeper_hard = expires;
+}
+
 /* All kinds of sleeper hold a pointer to the task, so a word equal to it is where to look. That the timer is
    queued tells the one in use from remains of earlier calls in holes of the stack. */
 static long look_at_word(u32 index, struct scan *scan)
@@ -279,6 +318,7 @@ static long look_at_word(u32 index, struct scan *scan)
         report->sleeper_soft = report->sleeper_hard = BPF_CORE_READ(timer, timer.expires);
         return 1;
     }
+    look_at_cpu_timer(at, report);
     return 0;
 }
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from livecr.errors import Refused
 from livecr.kernel import clock
 from livecr.kernel.bpf import TaskIterator, Unavailable
 from livecr.target.freeze import freeze, thaw
@@ -307,15 +306,6 @@ def test_a_call_that_a_freeze_would_end_is_an_obstacle(binary: Path, kind: str) 
         assert ENDED_BY_A_FREEZE[kind] in obstacle.object
         assert obstacle.task == f"task {waiter.pid} of process {waiter.pid}"
         assert obstacle.way_out
-
-
-def test_a_sleep_on_a_cpu_clock_is_refused_before_and_after(binary: Path, iterator: TaskIterator) -> None:
-    with waiting(binary, "cpu-clock", "clock_nanosleep") as waiter:
-        (obstacle,) = obstacles_before_freeze(waiter.pid)
-        assert "CLOCK_PROCESS_CPUTIME_ID" in obstacle.object
-        with pytest.raises(Refused, match="CPU clock"):
-            frozen(waiter, iterator)
-        waiter.wait_until_in("restart_syscall")  # it goes on
 
 
 @pytest.mark.parametrize("kind", ["nanosleep", "poll", "read", "pause"])

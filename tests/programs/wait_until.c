@@ -116,9 +116,7 @@ int main(int argc, char **argv)
         socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
         setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &timeval, sizeof(timeval));
         result = syscall(SYS_recvfrom, pair[0], &byte, 1, 0, NULL, NULL);
-    } else if (!strcmp(kind, "cpu-clock"))
-        result = syscall(SYS_clock_nanosleep, CLOCK_PROCESS_CPUTIME_ID, 0, &relative, &rmtp);
-    else if (!strcmp(kind, "pause"))
+    } else if (!strcmp(kind, "pause"))
         result = syscall(SYS_pause);
     else if (!strcmp(kind, "read"))
         result = syscall(SYS_read, 0, &word, 1);

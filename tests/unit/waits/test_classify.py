@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Callable
 
 import pytest
 from livecr.errors import Failed, Refused
-from livecr.kernel import clock
+from livecr.kernel import clock, cpu_clock
 from livecr.kernel.bpf import RestartBlock
 from livecr.target.tracee import Registers
 from livecr.waits import classify, restart
@@ -123,14 +124,16 @@ def test_instructions_that_say_restart_syscall_tell_nothing() -> None:
         first_call(X86_64, None, [0] * 6, TEXT_AT + 7, text, "task 1")
 
 
-@pytest.mark.parametrize(
-    "function", ["posix_cpu_nsleep_restart", "alarm_timer_nsleep_restart", "brand_new_restart"]
-)
-def test_a_restart_function_that_is_not_supported_is_refused(function: str) -> None:
+def test_a_restart_function_that_is_not_known_is_refused() -> None:
     with pytest.raises(Refused) as refused:
-        first_call(X86_64, block(function), [0] * 6, TEXT_AT, memory(), "task 5 of process 4")
+        first_call(X86_64, block("brand_new_restart"), [0] * 6, TEXT_AT, memory(), "task 5 of process 4")
     assert refused.value.where == "task 5 of process 4"
     assert refused.value.way_out
+
+
+@pytest.mark.parametrize("function", ["posix_cpu_nsleep_restart", "alarm_timer_nsleep_restart"])
+def test_only_clock_nanosleep_goes_on_so(function: str) -> None:
+    assert first_call(X86_64, block(function), [0] * 6, TEXT_AT, memory(), "task 1") == 230
 
 
 # -- the whole -------------------------------------------------------------------------------------
@@ -171,12 +174,86 @@ def test_a_call_that_is_not_catalogued_is_refused_by_name() -> None:
         classify.classify(1, in_getpid, frozen(os.getpid()), memory())
 
 
-def test_a_sleep_on_a_cpu_clock_is_refused_by_name() -> None:
-    sleeping = Registers(
-        orig_rax=230, rax=restart.ERESTART_RESTARTBLOCK, rdi=clock.PROCESS_CPUTIME, rdx=TIMEOUT_AT
+# -- CPU clocks and alarm clocks --------------------------------------------------------------------
+
+OWN_PID_CLOCK = ~os.getpid() << 3 | 2
+
+
+def asleep(code: int, clock_id: int, flags: int = 0, call: int = 230) -> Registers:
+    return Registers(orig_rax=call, rax=code, rdi=clock_id & 0xFFFFFFFF, rsi=flags, rdx=TIMEOUT_AT, r10=0)
+
+
+@pytest.mark.parametrize("clock_id", [clock.PROCESS_CPUTIME, OWN_PID_CLOCK])
+def test_a_sleep_on_a_cpu_clock_counts_cpu_time(clock_id: int) -> None:
+    """Until an hour of it has been used: what is left is that, less what this process has used."""
+    used_ns = time.process_time_ns()
+    wait = classify.classify(
+        1, asleep(restart.ERESTARTNOHAND, clock_id, 1), frozen(os.getpid()), two_words(3600, 0)
     )
-    with pytest.raises(Refused, match="CLOCK_PROCESS_CPUTIME_ID"):
-        classify.classify(1, sleeping, frozen(os.getpid()), two_words(1, 0))
+    assert wait is not None and wait.remaining_ns is not None
+    assert (wait.clock, wait.deadline_ns, wait.kind, wait.how) == (clock_id, 3600 * S, "cpu", "redo")
+    assert (wait.source, wait.uncertainty_ns, wait.clock_owner) == ("argument", 0, "")
+    assert used_ns <= 3600 * S - wait.remaining_ns <= time.process_time_ns()
+
+
+def test_another_process_is_named_so_that_none_can_take_its_place() -> None:
+    other = os.getppid()
+    sleeping = asleep(restart.ERESTARTNOHAND, ~other << 3 | 2, 1)
+    wait = classify.classify(1, sleeping, frozen(os.getpid()), two_words(10**9, 0))
+    assert wait is not None
+    assert wait.clock_owner == cpu_clock.born(other)
+
+
+def test_a_point_in_time_of_before_a_restore_tells_nothing() -> None:
+    """It has a restart block, so it was restored, and its argument is on the clock as it was before."""
+    for call in (230, restart.NR_RESTART_SYSCALL):
+        sleeping = asleep(restart.ERESTART_RESTARTBLOCK, clock.PROCESS_CPUTIME, 1, call)
+        sleeping.rip = TEXT_AT + 7
+        read = memory(x7000=struct.pack("=qq", 3600, 0), x401000=MOV_CLOCK_NANOSLEEP)
+        with pytest.raises(Refused, match="how much is left"):
+            classify.classify(1, sleeping, frozen(os.getpid()), read)
+
+
+@pytest.mark.parametrize(
+    ("clock_id", "says"),
+    [
+        (~0x500000 << 3 | 2, "it has ended"),  # no process has that number
+        (~0x500000 << 3 | 6, "it has ended"),  # no thread
+        (~os.getpid() << 3 | 5, "cannot be read"),  # user time of one thread
+        (~5 << 3 | 3, "no such clock"),  # of a device
+    ],
+)
+def test_a_clock_that_cannot_be_brought_back_is_refused_by_name(clock_id: int, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        classify.classify(
+            1, asleep(restart.ERESTART_RESTARTBLOCK, clock_id), frozen(os.getpid()), two_words(1, 0)
+        )
+
+
+@pytest.mark.parametrize(
+    ("clock_id", "alarm_type", "counted"),
+    [(clock.REALTIME_ALARM, 0, clock.REALTIME), (clock.BOOTTIME_ALARM, 1, clock.BOOTTIME)],
+)
+def test_an_alarm_sleep_is_read_from_its_restart_block(
+    clock_id: int, alarm_type: int, counted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clockid is an alarmtimer_type; the time is on the clock that the alarm clock counts."""
+    evidence = frozen(os.getpid())
+    made = block("alarm_timer_nsleep_restart")
+    made.clockid, made.expires_ns = alarm_type, evidence.now_ns[counted] + 5 * S
+    monkeypatch.setattr(evidence, "restart_block", lambda tid: made)
+    wait = classify.classify(1, asleep(restart.ERESTART_RESTARTBLOCK, clock_id), evidence, two_words(60, 0))
+    assert wait is not None
+    assert (wait.clock, wait.remaining_ns, wait.source) == (counted, 5 * S, "restart-block")
+    assert (wait.how, wait.kind, wait.uncertainty_ns) == ("rearm", "alarm", 0)
+
+
+def test_an_alarm_sleep_until_a_point_in_time_is_made_again() -> None:
+    at_ns = clock.host_now_ns(clock.REALTIME) + 90 * S
+    sleeping = asleep(restart.ERESTARTNOHAND, clock.REALTIME_ALARM, 1)
+    wait = classify.classify(1, sleeping, frozen(os.getpid()), two_words(*divmod(at_ns, S)))
+    assert wait is not None
+    assert (wait.clock, wait.deadline_ns, wait.how, wait.absolute) == (clock.REALTIME, at_ns, "redo", True)
 
 
 def test_every_obstacle_is_named_at_once() -> None:
