@@ -49,6 +49,9 @@ def descriptors(table: Table, record: Process, image: str) -> list[dict[str, Any
             what = _unix_socket(description)
         elif kind == "memfd":
             what = f"{description.name}, {description.size_bytes} bytes"
+        elif kind == "mqueue":
+            deleted = "" if description.linked else " (deleted)"
+            what = f"/{description.name}{deleted}, {description.waiting} messages in it"
         elif kind == "eventfd":
             what = f"count {description.count}"
         elif kind == "epoll":

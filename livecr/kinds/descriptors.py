@@ -24,6 +24,7 @@ from livecr.kinds import (
     io_uring,
     locks,
     memfd,
+    mqueue,
     pipes,
     signalfd,
     sockets_inet,
@@ -56,6 +57,7 @@ Description = (
     | eventfd.EventFd
     | sockets_unix.UnixSocket
     | memfd.MemFd
+    | mqueue.MessageQueue
     | sockets_inet.InetSocket
     | epoll.Epoll
     | timerfd.TimerFd
@@ -71,8 +73,10 @@ O_CLOEXEC, O_ASYNC = os.O_CLOEXEC, 0o20000
 _LATER = -1  # made when there is a process to make it in
 
 # How a kind is known: by the type in st_mode, and what the link of /proc/PID/fd starts with; of a socket,
-# which the link only numbers, "socket:" and its protocol.
+# which the link only numbers, "socket:" and its protocol; of a message queue, whose link is like that of a
+# file in the root directory, "mqueue:".
 KINDS: tuple[tuple[Callable[[int], bool], str, ModuleType], ...] = (
+    (st.S_ISREG, "mqueue:", mqueue),
     (st.S_ISREG, "/memfd:", memfd),
     (st.S_ISREG, "/", files),
     (st.S_ISDIR, "/", files),
@@ -121,8 +125,11 @@ class Descriptors:
 
     def kind(self, d: procfs.Descriptor) -> ModuleType | None:
         """The module that saves this one, or None."""
-        mode = self.stats[d].st_mode
-        name = f"socket:{self.protocol(d)}" if st.S_ISSOCK(mode) else d.target
+        mode, name = self.stats[d].st_mode, d.target
+        if st.S_ISSOCK(mode):
+            name = f"socket:{self.protocol(d)}"
+        elif st.S_ISREG(mode) and mqueue.is_queue(d, self.stats[d]):
+            name = "mqueue:"
         for is_type, prefix, module in KINDS:
             if is_type(mode) and name.startswith(prefix):
                 return module
@@ -179,6 +186,7 @@ def _obstacles(table: Descriptors) -> list[Obstacle]:
     found += inotify.pending(table.open)
     found += sockets_unix.obstacles(table.of(sockets_unix), table.stats, table.insiders)
     found += memfd.outsiders(table.of(memfd), table.stats, table.insiders)
+    found += mqueue.obstacles(table.of(mqueue), table.stats, table.insiders)
     found += sockets_inet.obstacles(table.of(sockets_inet), table.protocol, table.insiders)
     found += io_uring.obstacles(table.of(io_uring), table.insiders)
     return found + epoll.strangers(table.of(epoll)) + pipes.outsiders(table.open, table.stats, table.insiders)
@@ -217,6 +225,8 @@ def save(
                 descriptions.append(rings.save(d))
             elif module is epoll:
                 descriptions.append(epoll.save_watched(d, epolls))
+            elif module is mqueue:
+                descriptions.append(mqueue.save(d, table.stats[d], table.insiders))
             else:
                 descriptions.append(module.save(d.pid, d, table.stats[d], keeper))
         held += (lock for lock in locks.save(d, index) if is_new or (lock.pid and lock not in held))
@@ -267,6 +277,7 @@ class Opened:
         made = pipes.Made(table.pipes)
         keeper = files.Reopener(image_directory)
         memfds = memfd.Remaker(image_directory)
+        queues = mqueue.Remaker()
         loaders: dict[str, Callable[[Any], int]] = {
             "File": keeper.load,
             "Directory": files.load_directory,
@@ -276,6 +287,7 @@ class Opened:
             "EventFd": eventfd.load,
             "UnixSocket": lambda _: _LATER,
             "MemFd": memfds.load,
+            "MessageQueue": queues.load,
             "InetSocket": sockets_inet.load,
             "Epoll": epoll.load,
             "TimerFd": timerfd.load,
@@ -296,6 +308,7 @@ class Opened:
             made.close()
             keeper.close()
             memfds.close()
+            queues.close()
 
     def __enter__(self) -> Opened:
         return self
@@ -347,6 +360,25 @@ def load(table: Table, own: dict[int, list[Descriptor]], opened: Opened, seeds: 
     for description, fd in zip(table.descriptions, opened.fds, strict=True):
         if isinstance(description, inotify.Inotify):
             inotify.drain(fd)
+    _register(table, places, opened, seeds)
+
+
+def _register(
+    table: Table, places: dict[tuple[int, int], int], opened: Opened, seeds: dict[int, Seed]
+) -> None:
+    """The notifications of message queues, each by one of the descriptors that its process has of the queue."""
+    tables = {pid for pid, _ in places}
+    done = set()
+    for index, description in enumerate(table.descriptions):
+        if not isinstance(description, mqueue.MessageQueue) or description.notification is None:
+            continue
+        pid = description.notification.pid
+        # Whose table is not its own has it in common with another process.
+        holders = {pid} if pid in tables else tables
+        fds = [fd for (holder, i), fd in places.items() if i == index and holder in holders]
+        if fds and description.inode not in done:
+            done.add(description.inode)
+            mqueue.register(description, opened.fds[index], fds[0], {}, seeds[pid])
 
 
 def _place(descriptors: list[Descriptor], opened: Opened, seed: Seed) -> None:

@@ -65,6 +65,7 @@ NR = {
     "exit_group": 231,
     "epoll_wait": 232,
     "epoll_ctl": 233,
+    "mq_notify": 244,
     "set_robust_list": 273,
     "accept4": 288,
     "waitid": 247,
