@@ -6,7 +6,7 @@ import os
 
 from livecr.errors import Obstacle, Refused
 from livecr.kernel import machine, procfs
-from livecr.kinds import births, descriptors, process
+from livecr.kinds import births, descriptors, process, sysv
 from livecr.target import tree
 from livecr.waits import live
 
@@ -45,7 +45,7 @@ def _of_tree(root: int) -> list[Obstacle]:
     while True:
         try:
             found = [obstacle for pid in pids for obstacle in _of_one(pid)]
-            return found + births.obstacles(pids) + descriptors.obstacles(pids)
+            return found + births.obstacles(pids) + descriptors.obstacles(pids) + sysv.obstacles(pids)
         except _MISSING:
             # A child may end at any time, and those born meanwhile will be looked at when they are frozen.
             there = set(tree.members(root))

@@ -26,6 +26,7 @@ from livecr.kinds import (
     process,
     requests,
     signals,
+    sysv,
     threads,
     ticking,
     zombies,
@@ -200,6 +201,8 @@ def save(
         record = process.save(process_, frozen.children(pid), *parts, as_kernel_resumes)
         _store_core(process_, calls[pid].registers, record, mappings[pid], stored, new)
         records.append(record)
+    waits = [Waiting(tid=tid, wait=wait) for one in calls.values() for tid, wait in one.waits.items()]
+    undoes = {pid: calls[pid].undoes for pid in pids}
     zombies_ = [zombies.save(pid) for pid in frozen.ended]
     return Content(
         name=procfs.read(pids[0], "comm").decode("utf-8", "replace").strip(),
@@ -209,7 +212,8 @@ def save(
         left_behind=births.left_behind([*places.values(), *(zombie.place for zombie in zombies_)]),
         table=table,
         time_model=_wished_time_model(pids[0]),
-        waits=[Waiting(tid=tid, wait=wait) for one in calls.values() for tid, wait in one.waits.items()],
+        waits=waits,
+        sysv=sysv.save(frozen, mappings, [waiting.wait for waiting in waits], undoes, new),
     )
 
 

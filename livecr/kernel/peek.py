@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Peek", "Queue"]
+__all__ = ["Peek", "Queue", "probe"]
 
 OBJECT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "native", "peek.bpf.o")
 
@@ -56,27 +56,26 @@ class Queue:
         self.messages: list[tuple[int, bytes]] = []
 
 
+_loaded: list[Peek] = []
+
+
 class Peek:
-    """The loaded program; use it in a ``with``."""
+    """The loaded program."""
 
     def __init__(self, program: int) -> None:
         self._program = program
 
     @classmethod
     def open(cls) -> Peek:
-        """Load it. Raises Unavailable with the reason."""
+        """Load it, once for all: that takes as long as a whole checkpoint, so best before the freeze.
+
+        Raises Unavailable with the reason.
+        """
         if switched_off("sleeper"):
             raise Unavailable("switched off by LIVECR_WITHOUT")
-        program = lib.lcr_peek_open(OBJECT.encode())
-        if program < 0:
-            raise Unavailable(os.strerror(-program))
-        return cls(program)
-
-    def __enter__(self) -> Peek:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        os.close(self._program)
+        if not _loaded:
+            _loaded.append(cls(_load()))
+        return _loaded[0]
 
     def queue(self, fd: int, *, with_cookie: bool) -> Queue:
         """The queue behind livecr's own descriptor ``fd``. Raises Failed.
@@ -170,6 +169,18 @@ class Peek:
         if result < 0 or error < 0:
             raise Failed(f"reading what the kernel keeps: {os.strerror(-(result or error))}")
         return answer, bytes(request[_REQUEST.size :])
+
+
+def _load() -> int:
+    program = int(lib.lcr_peek_open(OBJECT.encode()))
+    if program < 0:
+        raise Unavailable(os.strerror(-program))
+    return program
+
+
+def probe() -> None:
+    """Whether it can be loaded; nothing is left. Raises Unavailable with the reason."""
+    os.close(_load())
 
 
 def _restless() -> Failed:

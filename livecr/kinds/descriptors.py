@@ -366,7 +366,7 @@ def load(table: Table, own: dict[int, list[Descriptor]], opened: Opened, seeds: 
 def _register(
     table: Table, places: dict[tuple[int, int], int], opened: Opened, seeds: dict[int, Seed]
 ) -> None:
-    """The notifications of message queues, each by one of the descriptors that its process has of the queue."""
+    """The notifications of message queues, each by a descriptor that its process has of the queue."""
     tables = {pid for pid, _ in places}
     done = set()
     for index, description in enumerate(table.descriptions):

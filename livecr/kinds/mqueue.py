@@ -176,10 +176,10 @@ _READABLE = "yes"
 
 def _unreadable() -> str:
     try:
-        with Peek.open():
-            return _READABLE
+        Peek.open()
     except Unavailable as reason:
         return str(reason)
+    return _READABLE
 
 
 # -- saving ------------------------------------------------------------------------------------------------
@@ -218,8 +218,7 @@ def save(d: procfs.Descriptor, stat: os.stat_result, insiders: frozenset[int]) -
 
 def _peek(fd: int, with_cookie: bool, where: str) -> Queue:
     try:
-        with Peek.open() as kernel:
-            return kernel.queue(fd, with_cookie=with_cookie)
+        return Peek.open().queue(fd, with_cookie=with_cookie)
     except Unavailable as reason:
         raise Refused(f"what it holds can only be read by BPF: {reason}", where=where) from None
 
@@ -326,8 +325,8 @@ def _send(fd: int, message: Message, where: str) -> None:
 def register(record: MessageQueue, ours: int, fd: int, sockets: dict[int, int], seed: Seed) -> None:
     """mq_notify again. ``ours``: livecr's descriptor; ``fd``: that of the process, whose ``seed`` it is.
 
-    ``sockets``: netlink sockets by inode, as numbers in the process. After this no descriptor of the queue may
-    be closed in it: that gives the registration up.
+    ``sockets``: netlink sockets by inode, as numbers in the process. After this no descriptor of the queue
+    may be closed in it: that gives the registration up.
     """
     told = record.notification
     assert told is not None

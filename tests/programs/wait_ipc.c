@@ -13,13 +13,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/msg.h>
+#include <sys/sem.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #define NS 1000000000LL
 
 static mqd_t queue;
-static int id, milliseconds;
+static int id, set, milliseconds;
 static struct timespec due, never;
 static unsigned priority;
 static struct { long type; char text[16]; } message = {5, "hello"}, other = {5, "other"};
@@ -42,6 +44,9 @@ static long c_send_forever(void) { return mq_send(queue, "second", 6, 2); }
 static long c_msgrcv(void) { return msgrcv(id, &message, 16, 5, 0); }
 static long c_msgrcv_less(void) { return msgrcv(id, &message, 3, -9, MSG_NOERROR); }
 static long c_msgsnd(void) { return msgsnd(id, &other, 16, 0); }
+static long operate(int number, int by) { return semop(set, &(struct sembuf){(unsigned short)number, (short)by, 0}, 1); }
+static long c_semop(void) { return syscall(SYS_semop, set, &(struct sembuf){1, -3, 0}, 1); }
+static long c_semop_glibc(void) { return operate(1, -3); } /* semtimedop without a timeout */
 
 /* -- what the second thread does when it is time */
 
@@ -60,6 +65,7 @@ static void p_msgsnd(void)
     msgsnd(id, &other, 16, 0);
 }
 static void p_msgrcv(void) { msgrcv(id, &message, 16, 0, 0); }
+static void p_semop(void) { operate(1, 1); }
 
 static const struct row {
     const char *name;
@@ -75,6 +81,8 @@ static const struct row {
     {"msgrcv", c_msgrcv, p_msgsnd},
     {"msgrcv-less", c_msgrcv_less, p_msgsnd},
     {"msgsnd", c_msgsnd, p_msgrcv},
+    {"semop", c_semop, p_semop},
+    {"semop-glibc", c_semop_glibc, p_semop},
 };
 
 static const struct row *row;
@@ -91,6 +99,11 @@ static void *peer(void *running)
 
 static void prepare(void)
 {
+    if (row->peer == p_semop) {
+        set = semget(IPC_PRIVATE, 2, 0600);
+        if (set < 0 || operate(1, 2)) exit(2);
+        return;
+    }
     if (row->call == c_msgrcv || row->call == c_msgrcv_less || row->call == c_msgsnd) {
         id = msgget(IPC_PRIVATE, 0600);
         struct msqid_ds about;
@@ -126,14 +139,17 @@ int main(int argc, char **argv)
     pthread_t thread;
     if (row->peer && pthread_create(&thread, NULL, peer, (void *)&running)) return 2;
     while (row->peer && !running) usleep(1000);
-    printf("id %d\n", id);
+    printf("%d %d\n", id, set);
     fflush(stdout);
     errno = 0;
     long result = row->call();
     int number = result < 0 ? errno : 0;
     long long late_ns = now_ns(clock) - due_ns;
     if (row->peer == p_receive) usleep(20000); /* until it has received what was sent */
-    if (id) msgctl(id, IPC_RMID, NULL);
+    if (row->peer == p_semop)
+        snprintf(message.text, sizeof message.text, "%d %d", semctl(set, 0, GETVAL), semctl(set, 1, GETVAL));
+    if (row->peer == p_semop) semctl(set, 0, IPC_RMID);
+    else if (!queue) msgctl(id, IPC_RMID, NULL);
     printf("{\"result\": %ld, \"errno\": %d, \"late_ns\": %lld, \"priority\": %u, \"type\": %ld, \"data\": \"%.16s\"}\n",
            result, number, late_ns, priority, message.type, message.text);
     return 0;
