@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.integration.test_wait_mqueue import answer, run_twins
-from tests.integration.waiting import NUMBERS, in_time
+from tests.integration.waiting import NUMBERS
 
 #: Kinds of tests/programs/wait_ipc.c, and the call that each is blocked in.
 KINDS = {
@@ -63,7 +63,7 @@ def test_a_wait_ends_as_if_nothing_had_happened(
     program: Callable[[str], Path], tidy: Callable[..., Any], tmp_path: Path, livecr: Any
 ) -> None:
     """Left alone, left running, restored: the same."""
-    in_time(KINDS, lambda kinds: run_twins(kinds, KINDS, program, tidy, tmp_path, livecr))
+    run_twins(list(KINDS), KINDS, program, tidy, tmp_path, livecr)
 
 
 def test_an_object_that_is_gone_is_made_again(
