@@ -28,6 +28,7 @@ from livecr.kinds import (
     pipes,
     signalfd,
     sockets_inet,
+    sockets_netlink,
     sockets_unix,
     timerfd,
 )
@@ -59,6 +60,7 @@ Description = (
     | memfd.MemFd
     | mqueue.MessageQueue
     | sockets_inet.InetSocket
+    | sockets_netlink.NetlinkSocket
     | epoll.Epoll
     | timerfd.TimerFd
     | signalfd.SignalFd
@@ -86,6 +88,9 @@ KINDS: tuple[tuple[Callable[[int], bool], str, ModuleType], ...] = (
     (st.S_ISSOCK, "socket:UNIX", sockets_unix),
     (st.S_ISSOCK, "socket:TCP", sockets_inet),
     (st.S_ISSOCK, "socket:UDP", sockets_inet),
+    (st.S_ISSOCK, "socket:RAW", sockets_inet),
+    (st.S_ISSOCK, "socket:PING", sockets_inet),
+    (st.S_ISSOCK, "socket:NETLINK", sockets_netlink),
     (lambda mode: not st.S_IFMT(mode), "anon_inode:[eventpoll]", epoll),
     (lambda mode: not st.S_IFMT(mode), "anon_inode:[timerfd]", timerfd),
     (lambda mode: not st.S_IFMT(mode), "anon_inode:[signalfd]", signalfd),
@@ -139,15 +144,33 @@ class Descriptors:
         """Those of one kind."""
         return [d for d in self.open if self.kind(d) is module]
 
+    def name(self, d: procfs.Descriptor) -> str:
+        """What one of no kind is, in words."""
+        if st.S_ISSOCK(self.stats[d].st_mode):
+            return f"{_FAMILIES.get(self.protocol(d), f'a socket of {self.protocol(d)}')} ({d.target})"
+        return _name(d)
+
     def protocol(self, d: procfs.Descriptor) -> str:
         """What the kernel calls a socket's protocol: TCP, UDPv6, UNIX, UNIX-STREAM … (net/socket.c)."""
         name = os.getxattr(f"/proc/{d.pid}/fd/{d.fd}", "system.sockprotoname")
         return name.rstrip(b"\0").decode("ascii", "replace")
 
 
+# Sockets that are not saved, by what the kernel calls their protocol.
+_FAMILIES = {
+    "PACKET": "a packet socket",
+    "AF_VSOCK": "a vsock socket",
+    "ALG": "a crypto socket (AF_ALG)",
+    "XDP": "an XDP socket",
+    "MPTCP": "a multipath TCP socket",
+    "MPTCPv6": "a multipath TCP socket",
+    "SCTP": "an SCTP socket",
+    "SCTPv6": "an SCTP socket",
+}
+
+
 def _name(d: procfs.Descriptor) -> str:
     for prefix, name in (
-        ("socket:", "a socket"),
         ("anon_inode:[eventpoll]", "an epoll instance"),
         ("anon_inode:inotify", "an inotify instance"),
         ("anon_inode:", "a " + d.target.removeprefix("anon_inode:").strip("[]")),
@@ -172,7 +195,7 @@ def _obstacles(table: Descriptors) -> list[Obstacle]:
         module = table.kind(d)
         if module is None:
             way_out = "this version of livecr does not know this kind"
-            found.append(Obstacle(d.where, f"{_name(d)} cannot be saved", way_out))
+            found.append(Obstacle(d.where, f"{table.name(d)} cannot be saved", way_out))
             continue
         lock = locks.obstacle(d)
         if lock:
@@ -187,6 +210,7 @@ def _obstacles(table: Descriptors) -> list[Obstacle]:
     found += sockets_unix.obstacles(table.of(sockets_unix), table.stats, table.insiders)
     found += memfd.outsiders(table.of(memfd), table.stats, table.insiders)
     found += mqueue.obstacles(table.of(mqueue), table.stats, table.insiders)
+    found += sockets_netlink.obstacles(table.of(sockets_netlink), table.insiders)
     found += sockets_inet.obstacles(table.of(sockets_inet), table.protocol, table.insiders)
     found += io_uring.obstacles(table.of(io_uring), table.insiders)
     return found + epoll.strangers(table.of(epoll)) + pipes.outsiders(table.open, table.stats, table.insiders)
@@ -289,6 +313,7 @@ class Opened:
             "MemFd": memfds.load,
             "MessageQueue": queues.load,
             "InetSocket": sockets_inet.load,
+            "NetlinkSocket": sockets_netlink.load,
             "Epoll": epoll.load,
             "TimerFd": timerfd.load,
             "SignalFd": signalfd.load,
@@ -378,7 +403,13 @@ def _register(
         fds = [fd for (holder, i), fd in places.items() if i == index and holder in holders]
         if fds and description.inode not in done:
             done.add(description.inode)
-            mqueue.register(description, opened.fds[index], fds[0], {}, seeds[pid])
+            sockets = {
+                other.inode: fd
+                for (holder, i), fd in places.items()
+                if holder in holders
+                and isinstance(other := table.descriptions[i], sockets_netlink.NetlinkSocket)
+            }
+            mqueue.register(description, opened.fds[index], fds[0], sockets, seeds[pid])
 
 
 def _place(descriptors: list[Descriptor], opened: Opened, seed: Seed) -> None:
