@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CALLS", "Message", "Queue", "make", "save"]
 
-CALLS = ("msgsnd", "msgrcv")
+#: Calls that wait in a queue, and which of their arguments is its id; the last two are 32-bit programs'.
+CALLS = {"msgsnd": 0, "msgrcv": 0, "ipc(msgsnd)": 1, "ipc(msgrcv)": 1}
 _BEFORE_QBYTES = 40  # of struct msqid64_ds, between its permissions and msg_qbytes: times, cbytes, qnum
 
 
@@ -42,7 +43,7 @@ class Queue(IpcObject):
 
 def save(waits: list[Wait]) -> list[Queue]:
     """Of a frozen process; nothing is taken."""
-    ids = {wait.arguments[0] & 0xFFFFFFFF for wait in waits if wait.name in CALLS}
+    ids = {wait.arguments[CALLS[wait.name]] & 0xFFFFFFFF for wait in waits if wait.name in CALLS}
     known = sysvipc.objects(sysvipc.MESSAGES) if ids else {}
     found = []
     for id in ids & set(known):

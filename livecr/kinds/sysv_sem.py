@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CALLS", "Set", "Undo", "make", "obstacles", "redo", "save", "save_undo"]
 
-CALLS = ("semop", "semtimedop")
+#: Calls that wait in a set, and which of their arguments is its id; the last three are 32-bit programs'.
+CALLS = {"semop": 0, "semtimedop": 0, "semtimedop_time64": 0, "ipc(semop)": 1, "ipc(semtimedop)": 1}
 SEM_UNDO = 0x1000
 SETALL = 17
 _NR_KCMP, _KCMP_SYSVSEM = 312, 6
@@ -114,17 +115,14 @@ def _refuse_shared(pids: list[int]) -> None:
 
 def save(waits: list[Wait], undo: list[Undo]) -> list[Set]:
     """The sets that it waits in or has to give back to."""
-    ids = {_id(wait) for wait in waits if wait.name in CALLS} | {one.id for one in undo}
+    ids = {wait.arguments[CALLS[wait.name]] & 0xFFFFFFFF for wait in waits if wait.name in CALLS}
+    ids |= {one.id for one in undo}
     known = sysvipc.objects(sysvipc.SEMAPHORES) if ids else {}
     return [
         Set(**sysv_object.shared(row, id), values=sysvipc.values(id, row["nsems"]))
         for id, row in known.items()
         if id in ids
     ]
-
-
-def _id(wait: Wait) -> int:
-    return wait.arguments[0] & 0xFFFFFFFF
 
 
 # -- loading -----------------------------------------------------------------------------------------------

@@ -45,7 +45,11 @@ static long c_msgrcv(void) { return msgrcv(id, &message, 16, 5, 0); }
 static long c_msgrcv_less(void) { return msgrcv(id, &message, 3, -9, MSG_NOERROR); }
 static long c_msgsnd(void) { return msgsnd(id, &other, 16, 0); }
 static long operate(int number, int by) { return semop(set, &(struct sembuf){(unsigned short)number, (short)by, 0}, 1); }
+#ifdef SYS_semop
 static long c_semop(void) { return syscall(SYS_semop, set, &(struct sembuf){1, -3, 0}, 1); }
+#else /* a 32-bit program */
+static long c_semop(void) { return syscall(SYS_ipc, 1, set, 1, 0, &(struct sembuf){1, -3, 0}); }
+#endif
 static long c_semop_glibc(void) { return operate(1, -3); } /* semtimedop without a timeout */
 
 /* -- what the second thread does when it is time */
