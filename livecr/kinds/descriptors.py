@@ -184,12 +184,12 @@ def _name(d: procfs.Descriptor) -> str:
     return d.target
 
 
-def obstacles(pids: list[int]) -> list[Obstacle]:
+def obstacles(pids: list[int], unix_peer: str) -> list[Obstacle]:
     """Every descriptor of the tree ``pids`` that cannot be saved, by name."""
-    return _obstacles(Descriptors(pids))
+    return _obstacles(Descriptors(pids), unix_peer)
 
 
-def _obstacles(table: Descriptors) -> list[Obstacle]:
+def _obstacles(table: Descriptors, unix_peer: str) -> list[Obstacle]:
     found = []
     for d in table.open:
         module = table.kind(d)
@@ -207,7 +207,7 @@ def _obstacles(table: Descriptors) -> list[Obstacle]:
         if stands:
             found.append(Obstacle(d.where, stands[0], stands[1]))
     found += inotify.pending(table.open)
-    found += sockets_unix.obstacles(table.of(sockets_unix), table.stats, table.insiders)
+    found += sockets_unix.obstacles(table.of(sockets_unix), table.stats, table.insiders, unix_peer)
     found += memfd.outsiders(table.of(memfd), table.stats, table.insiders)
     found += mqueue.obstacles(table.of(mqueue), table.stats, table.insiders)
     found += sockets_netlink.obstacles(table.of(sockets_netlink), table.insiders)
@@ -220,14 +220,14 @@ def _obstacles(table: Descriptors) -> list[Obstacle]:
 
 
 def save(
-    pids: list[int], image: NewImage, duplicate: Callable[[procfs.Descriptor], int]
+    pids: list[int], image: NewImage, duplicate: Callable[[procfs.Descriptor], int], unix_peer: str
 ) -> tuple[dict[int, list[Descriptor]], Table]:
     """Of a frozen tree: each process's table, and what they share.
 
     ``duplicate``: a copy in livecr of one of the descriptors. Raises Refused for any that cannot be saved.
     """
     table = Descriptors(pids)
-    in_the_way = _obstacles(table)
+    in_the_way = _obstacles(table, unix_peer)
     if in_the_way:
         raise Refused.because(in_the_way)
     known = _Known()
@@ -235,7 +235,7 @@ def save(
     descriptions: list[Any] = []
     held: list[locks.Lock] = []
     keeper = files.Keeper(image)
-    sockets = sockets_unix.Saver(duplicate)
+    sockets = sockets_unix.Saver(duplicate, table.of(sockets_unix), table.stats)
     rings = io_uring.Rings()
     epolls = table.of(epoll)
     for d in table.open:
