@@ -34,14 +34,18 @@ __all__ = [
 ]
 
 
-def checkpoint(pid: int, image: str | None = None, *, leave_running: bool = False) -> Checkpoint:
+def checkpoint(
+    pid: int, image: str | None = None, *, leave_running: bool = False, unix_peer: str = "refuse"
+) -> Checkpoint:
     """Write the running process ``pid`` to the directory ``image`` (default ./COMM-PID.livecr) and end it.
 
-    With ``leave_running`` it runs on. Raises Refused (nothing was touched) or Failed (it runs on unharmed).
+    With ``leave_running`` it runs on. ``unix_peer``: whether a unix socket that is connected to another
+    program makes it "refuse", or is restored as if that had been "close"d by the other side. Raises Refused
+    (nothing was touched) or Failed (it runs on unharmed).
     """
     from livecr.checkpoint import checkpoint as act
 
-    return act(pid, image, leave_running=leave_running)
+    return act(pid, image, leave_running=leave_running, unix_peer=unix_peer)
 
 
 def restore(image: str, *, time_model: str | None = None) -> Restored:

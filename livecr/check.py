@@ -6,7 +6,7 @@ import os
 
 from livecr.errors import Obstacle, Refused
 from livecr.kernel import machine, procfs
-from livecr.kinds import births, descriptors, process
+from livecr.kinds import births, descriptors, process, sysv
 from livecr.target import tree
 from livecr.waits import live
 
@@ -15,8 +15,11 @@ __all__ = ["obstacles"]
 _MISSING = (FileNotFoundError, ProcessLookupError)
 
 
-def obstacles(pid: int) -> list[Obstacle]:
-    """All that would be refused. Raises Refused when there is no such process, or it may not be read."""
+def obstacles(pid: int, unix_peer: str = "refuse") -> list[Obstacle]:
+    """All that would be refused. ``unix_peer``: see livecr.checkpoint.
+
+    Raises Refused when there is no such process, or it may not be read.
+    """
     if pid == os.getpid():
         return [Obstacle(f"process {pid}", "it is livecr itself", "name another process")]
     try:
@@ -27,7 +30,7 @@ def obstacles(pid: int) -> list[Obstacle]:
             return [
                 Obstacle(f"task {pid}", f"it is a thread of process {leader}", f"checkpoint {leader} instead")
             ]
-        return _of_tree(pid)
+        return _of_tree(pid, unix_peer)
     except _MISSING:
         raise Refused("there is no such process", where=f"process {pid}") from None
     except PermissionError as error:
@@ -38,14 +41,16 @@ def obstacles(pid: int) -> list[Obstacle]:
         ) from None
 
 
-def _of_tree(root: int) -> list[Obstacle]:
+def _of_tree(root: int, unix_peer: str) -> list[Obstacle]:
     pids = tree.members(root)
     if os.getpid() in pids:
         return [Obstacle(f"process {root}", "livecr itself descends from it", "name another process")]
     while True:
         try:
             found = [obstacle for pid in pids for obstacle in _of_one(pid)]
-            return found + births.obstacles(pids) + descriptors.obstacles(pids)
+            return (
+                found + births.obstacles(pids) + descriptors.obstacles(pids, unix_peer) + sysv.obstacles(pids)
+            )
         except _MISSING:
             # A child may end at any time, and those born meanwhile will be looked at when they are frozen.
             there = set(tree.members(root))

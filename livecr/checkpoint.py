@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from livecr import check
 from livecr.content import Content, Waiting
-from livecr.errors import Failed, Refused
+from livecr.errors import Failed, Refused, UsageError
 from livecr.image import elfcore, integrity
 from livecr.interruption import Postponed
 from livecr.kernel import bpf, clock, procfs
@@ -26,10 +26,12 @@ from livecr.kinds import (
     process,
     requests,
     signals,
+    sysv,
     threads,
     ticking,
     zombies,
 )
+from livecr.kinds.sockets_unix import UNIX_PEERS
 from livecr.target import tree
 from livecr.target.tracee import Gone
 from livecr.waits.calls import Calls, look_ahead
@@ -62,20 +64,27 @@ class Checkpoint:
         return f"Checkpoint(pid={self.pid}, image={self.image!r}, frozen_ns={self.frozen_ns})"
 
 
-def checkpoint(pid: int, image: str | None = None, *, leave_running: bool = False) -> Checkpoint:
+def checkpoint(
+    pid: int, image: str | None = None, *, leave_running: bool = False, unix_peer: str = UNIX_PEERS[0]
+) -> Checkpoint:
     """Write the running process ``pid`` and all its descendants to a new directory ``image``.
 
-    By default that is ./COMM-PID.livecr.
+    By default that is ./COMM-PID.livecr. ``unix_peer``: what becomes of unix sockets that are connected to
+    other programs, one of UNIX_PEERS.
 
     Raises Refused (nothing was touched) or Failed (the process runs on unharmed). SIGINT, SIGTERM and their
     like are held back in the calling thread until the process is let go; they then end the checkpoint.
     """
+    if unix_peer not in UNIX_PEERS:
+        raise UsageError(f"unix_peer={unix_peer!r}", way_out=f"it is {' or '.join(UNIX_PEERS)}")
     with Postponed() as interruption:
-        return _checkpoint(pid, image, leave_running, interruption)
+        return _checkpoint(pid, image, leave_running, unix_peer, interruption)
 
 
-def _checkpoint(pid: int, image: str | None, leave_running: bool, interruption: Postponed) -> Checkpoint:
-    in_the_way = check.obstacles(pid)
+def _checkpoint(
+    pid: int, image: str | None, leave_running: bool, unix_peer: str, interruption: Postponed
+) -> Checkpoint:
+    in_the_way = check.obstacles(pid, unix_peer)
     if in_the_way:
         raise Refused.because(in_the_way)
     with integrity.new_image(image or default_name(pid)) as new:
@@ -100,7 +109,7 @@ def _checkpoint(pid: int, image: str | None, leave_running: bool, interruption: 
                 one.pid: ticking.save(one, queues[one.pid], calls[one.pid].since_frozen_ns, as_kernel_resumes)
                 for one in frozen.processes
             }
-            content = save(frozen, calls, ticks, _instant(evidence[pid]), new)
+            content = save(frozen, calls, ticks, _instant(evidence[pid]), unix_peer, new)
             interruption.check()
             tree.confirm(frozen)
             if not leave_running:
@@ -177,7 +186,12 @@ def let_go(frozen: Tree, calls: dict[int, Calls]) -> None:
 
 
 def save(
-    frozen: Tree, calls: dict[int, Calls], ticks: dict[int, Ticking], frozen_at: Instant, new: NewImage
+    frozen: Tree,
+    calls: dict[int, Calls],
+    ticks: dict[int, Ticking],
+    frozen_at: Instant,
+    unix_peer: str,
+    new: NewImage,
 ) -> Content:
     """Everything of a frozen tree into a new image."""
     pids = frozen.pids
@@ -187,7 +201,7 @@ def save(
     mappings = {pid: procfs.mappings(pid) for pid in pids}
     for process_ in frozen.processes:  # before anything is saved: requests change memory, files and pipes
         requests.settle(process_, mappings[process_.pid], as_kernel_resumes)
-    own, table = descriptors.save(holders, new, lambda d: duplicate(pidfds[d.pid], d.fd))
+    own, table = descriptors.save(holders, new, lambda d: duplicate(pidfds[d.pid], d.fd), unix_peer)
     shared_stored: dict[int, list[tuple[int, int]]] = {}
     records = []
     for process_ in frozen.processes:
@@ -201,6 +215,8 @@ def save(
         record = process.save(process_, frozen.children(pid), *parts, as_kernel_resumes)
         _store_core(process_, calls[pid].registers, record, mappings[pid], stored, new)
         records.append(record)
+    waits = [Waiting(tid=tid, wait=wait) for one in calls.values() for tid, wait in one.waits.items()]
+    undoes = {pid: calls[pid].undoes for pid in pids}
     zombies_ = [zombies.save(pid) for pid in frozen.ended]
     return Content(
         name=procfs.read(pids[0], "comm").decode("utf-8", "replace").strip(),
@@ -210,7 +226,8 @@ def save(
         left_behind=births.left_behind([*places.values(), *(zombie.place for zombie in zombies_)]),
         table=table,
         time_model=_wished_time_model(pids[0]),
-        waits=[Waiting(tid=tid, wait=wait) for one in calls.values() for tid, wait in one.waits.items()],
+        waits=waits,
+        sysv=sysv.save(frozen, mappings, [waiting.wait for waiting in waits], undoes, new),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from livecr.image.record import Record
 from livecr.kinds.descriptors import Table
 from livecr.kinds.process import Process
+from livecr.kinds.sysv import Sysv
 from livecr.kinds.zombies import Zombie
 from livecr.waits.classify import Wait
 from livecr.waits.clocks import RELATIVE, Instant
@@ -33,4 +34,5 @@ class Content(Record):
     left_behind: list[int]
     table: Table
     waits: list[Waiting]
+    sysv: Sysv
     time_model: str = RELATIVE  # what the program itself has wished for

@@ -11,7 +11,7 @@ import time
 
 from livecr.errors import BadImage, Refused
 from livecr.kernel import clock, cpu_clock, procfs
-from livecr.kinds import memory
+from livecr.kinds import memory, sysv_shm
 from livecr.waits.clocks import MODELS
 
 TYPE_CHECKING = False
@@ -38,6 +38,7 @@ def check(told: Content, cores: dict[int, Core], image: str) -> None:
             raise BadImage("its core file and its manifest are not of the same process", where=core.where)
         _check_abi(told, record, core)
         _check_ranges(record, core)
+        _check_segments(told, record, core)
     _check_references(told, image)
     _wait_for_zombies(_numbers(told))
     for tid in _numbers(told):
@@ -114,6 +115,16 @@ def _check_ranges(record: process.Process, core: Core) -> None:
             current = next(vmas, None)
         if current is None or run.start < current.start or run.end > current.end:
             raise BadImage(f"pages at {run.start:#x} belong to no mapping", where=core.where)
+
+
+def _check_segments(told: Content, record: process.Process, core: Core) -> None:
+    """Mappings of System V segments name one, and show no more than it has."""
+    sizes = {segment.id: segment.size_bytes for segment in told.sysv.segments}
+    for vma in record.memory.vmas:
+        if vma.kind == sysv_shm.KIND and (
+            vma.offset < 0 or vma.offset + vma.end - vma.start > sizes.get(vma.file, -1) + 4095 & ~4095
+        ):
+            raise BadImage(f"the mapping at {vma.start:#x} shows no segment", where=core.where)
 
 
 def _check_references(told: Content, image: str) -> None:

@@ -17,7 +17,7 @@ from livecr.errors import BadImage, Failed
 from livecr.image import integrity, manifest
 from livecr.image.elfcore import Core
 from livecr.kernel import machine
-from livecr.kinds import births, descriptors, kernel_code, memory, process, stops, timers, zombies
+from livecr.kinds import births, descriptors, kernel_code, memory, process, stops, sysv, timers, zombies
 from livecr.target.freeze import thaw
 from livecr.target.kin import Kin
 from livecr.target.shim import Shims
@@ -69,7 +69,9 @@ def restore(image: str, *, time_model: str | None = None) -> Restored:
                 verification.finish()  # normally registers and tables are in the first chunk
             plausible.check(content, cores, image)
             opened = stack.enter_context(descriptors.Opened(content.table, image))
-            return _Building(content, cores, opened, verification).build(time_model or content.time_model)
+            objects = stack.enter_context(sysv.Objects(content.sysv, list(cores), image))
+            building = _Building(content, cores, opened, objects, verification)
+            return building.build(time_model or content.time_model)
     except (ArithmeticError, LookupError, ValueError) as error:
         # Every record is of its type; a value that is out of its range comes to light where it is used.
         what = f"its records do not fit together ({type(error).__name__}: {error})"
@@ -93,12 +95,14 @@ class _Building:
         content: Content,
         cores: dict[int, Core],
         opened: descriptors.Opened,
+        objects: sysv.Objects,
         verification: integrity.Verification,
     ) -> None:
         self._content = content
         self._records = {record.place.pid: record for record in content.processes}
         self._cores = cores
         self._opened = opened
+        self._objects = objects
         self._verification = verification
         self._waits = {waiting.tid: waiting.wait for waiting in content.waits}
         self._warnings: list[str] = []
@@ -171,7 +175,7 @@ class _Building:
         if seed.compat != (record.memory.abi == machine.I386):
             seed.become(is_compat=not seed.compat)
         born_with = self._records[seed.memory_of].memory if seed.memory_of else None
-        digests = process.load_memory(record, self._cores[pid], seed, shared, born_with)
+        digests = process.load_memory(record, self._cores[pid], self._objects, seed, shared, born_with)
         self._verification.accept(os.path.basename(self._cores[pid].where), digests)
 
     def _furnish(self) -> None:
@@ -184,6 +188,7 @@ class _Building:
             self._tasks |= process.load_tasks(record, self._seeds[pid])
             if pid not in own:
                 own[pid] = own[record.place.ppid]
+        self._objects.redo(self._seeds)
         vmas = {pid: record.memory.vmas for pid, record in self._records.items()}
         descriptors.finish_rings(self._content.table, own, self._opened, vmas, self._seeds, self._tasks)
         descriptors.arm_timers(self._content.table, self._opened, self._now)

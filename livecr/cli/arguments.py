@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from livecr.errors import UsageError
 
-__all__ = ["Arguments", "parse", "pid"]
+__all__ = ["Arguments", "choice", "parse", "pid"]
 
 
 class Arguments:
@@ -72,6 +72,14 @@ def _option(word: str, letters: dict[str, str]) -> tuple[str, str | None]:
 
 def _wrong(what: str, usage: str) -> UsageError:
     return UsageError(what, way_out=usage.partition("\n")[0])
+
+
+def choice(given: Arguments, option: str, possible: tuple[str, ...]) -> str:
+    """The value of an option, the first that is possible if it was not given. Raises UsageError."""
+    value = given.options.get(option, possible[0])
+    if value not in possible:
+        raise UsageError(f"--{option} {value}: no such choice", way_out=f"it is {' or '.join(possible)}")
+    return value
 
 
 def pid(text: str) -> int:

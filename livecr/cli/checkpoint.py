@@ -10,18 +10,23 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-USAGE = """usage: livecr checkpoint PID [-o IMAGE] [--leave-running]
+USAGE = """usage: livecr checkpoint PID [-o IMAGE] [--leave-running] [--unix-peer POLICY]
 
 Freeze the program with process number PID, write it to the directory IMAGE (default: ./COMM-PID.livecr) and,
 once that is durable and verified, end it.
 
   -o, --output IMAGE   where to; must not exist yet
-  --leave-running      let the program run on instead of ending it"""
+  --leave-running      let the program run on instead of ending it
+  --unix-peer POLICY   what becomes of unix sockets connected to other programs: `refuse` the checkpoint (the
+                       default), or let the restored program find them `close`d by the other side"""
+
+
+_OPTIONS = ("output=", "leave-running", "unix-peer=")
 
 
 def run(words: list[str]) -> int:
     """The command."""
-    given = arguments.parse(words, USAGE, operand="PID", short="o", options=("output=", "leave-running"))
+    given = arguments.parse(words, USAGE, operand="PID", short="o", options=_OPTIONS)
     if given is None:
         return 0
     pid = arguments.pid(given.operand)
@@ -29,9 +34,11 @@ def run(words: list[str]) -> int:
 
     write_only()
     from livecr.checkpoint import checkpoint
+    from livecr.kinds.sockets_unix import UNIX_PEERS
 
     leave = "leave-running" in given
-    done = checkpoint(pid, given.options.get("output"), leave_running=leave)
+    peers = arguments.choice(given, "unix-peer", UNIX_PEERS)
+    done = checkpoint(pid, given.options.get("output"), leave_running=leave, unix_peer=peers)
     fate = "runs on" if leave else "ended"
     size, frozen = f"{done.size_bytes >> 10} KiB", f"frozen for {done.frozen_ns / 1e6:.1f} ms"
     # A name that a terminal would obey, or that is not UTF-8, is quoted.

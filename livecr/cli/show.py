@@ -7,6 +7,7 @@ import time
 
 from livecr.cli import arguments
 from livecr.cli.show_descriptors import at, descriptors
+from livecr.cli.show_sysv import sysv
 from livecr.cli.signal_names import signal_name
 
 TYPE_CHECKING = False
@@ -74,6 +75,7 @@ def describe(image: str) -> dict[str, Any]:
             {"pid": z.place.pid, "ppid": z.place.ppid, "name": z.name, "status": z.status}
             for z in content.zombies
         ],
+        "ipc": sysv(content),
     }
 
 
@@ -152,7 +154,8 @@ def _threads(content: Content, record: Process) -> list[dict[str, Any]]:
 
 # In the order in which they are shown.
 _MEMORY_KINDS = (
-    *("heap", "stack", "anonymous", "private file", "shared file", "shared anonymous", "kernel's own"),
+    *("heap", "stack", "anonymous", "private file", "shared file", "shared anonymous", "System V segment"),
+    "kernel's own",
 )
 
 
@@ -161,6 +164,8 @@ def _memory_kind(vma: Vma) -> str:
         return "kernel's own"
     if vma.kind == "shared":
         return "shared anonymous"
+    if vma.kind == "sysv":
+        return "System V segment"
     if vma.kind == "file":
         return "shared file" if vma.perms[3:4] == "s" else "private file"
     return {"[heap]": "heap", "[stack]": "stack"}.get(vma.name, "anonymous")
@@ -236,6 +241,9 @@ def _tables(told: dict[str, Any]) -> list[Table]:
         tables.append(Table("processes", (">pid", ">parent", ">threads", "command"), _family(told)))
     for process in told["processes"]:
         tables += _of_process(process)
+    if told["ipc"]:
+        rows = [(one["kind"], one["id"], f"{one['key']:#x}", one["what"]) for one in told["ipc"]]
+        tables.append(Table("System V IPC", ("kind", ">id", ">key", "holds"), rows))
     return tables
 
 

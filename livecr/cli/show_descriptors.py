@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from livecr.kinds.io_uring import IoUring
     from livecr.kinds.process import Process
     from livecr.kinds.sockets_inet import Address, InetSocket
+    from livecr.kinds.sockets_netlink import NetlinkSocket
     from livecr.kinds.sockets_unix import UnixSocket
     from livecr.kinds.timerfd import TimerFd
 
@@ -49,6 +50,9 @@ def descriptors(table: Table, record: Process, image: str) -> list[dict[str, Any
             what = _unix_socket(description)
         elif kind == "memfd":
             what = f"{description.name}, {description.size_bytes} bytes"
+        elif kind == "mqueue":
+            deleted = "" if description.linked else " (deleted)"
+            what = f"/{description.name}{deleted}, {description.waiting} messages in it"
         elif kind == "eventfd":
             what = f"count {description.count}"
         elif kind == "epoll":
@@ -63,6 +67,8 @@ def descriptors(table: Table, record: Process, image: str) -> list[dict[str, Any
             what = _io_uring(description)
         elif kind == "inotify":
             what = "watches " + (", ".join(watch.path for watch in description.watches) or "nothing")
+        elif kind == "netlink-socket":
+            what = _netlink_socket(description)
         elif kind == "inet-socket":
             what = _inet_socket(description)
         elif getattr(description, "content", ""):
@@ -126,15 +132,24 @@ def _io_uring(description: IoUring) -> str:
     return said
 
 
+def _netlink_socket(description: NetlinkSocket) -> str:
+    from livecr.kinds.sockets_netlink import PROTOCOLS
+
+    groups = f", groups {', '.join(map(str, description.groups))}" if description.groups else ""
+    name = PROTOCOLS.get(description.protocol, f"protocol {description.protocol}")
+    return f"{name}, {f'port {description.port}' if description.port else 'not bound'}{groups}"
+
+
+_TYPES = {1: "TCP", 2: "UDP", 3: "raw"}
+
+
 def _inet_socket(description: InetSocket) -> str:
     def shown(address: Address) -> str:
         return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
 
     local, peer = description.local, description.peer
     verb = "listening at" if description.backlog is not None else "bound to"
-    what = (
-        f"{'TCP' if description.socket_type == 1 else 'UDP'} {verb} {shown(local)}" if local else "not bound"
-    )
+    what = f"{_TYPES.get(description.socket_type, '')} {verb} {shown(local)}" if local else "not bound"
     if description.backlog is not None:
         what += f", backlog {description.backlog}"
     return f"{what}, sends to {shown(peer)}" if peer else what
@@ -142,6 +157,7 @@ def _inet_socket(description: InetSocket) -> str:
 
 # Of these the record's flags do not say it.
 _WITHOUT_ACCESS = (
-    *("unix-socket", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "inet-socket", "io_uring"),
+    *("unix-socket", "inet-socket", "netlink-socket", "eventfd", "epoll", "timerfd", "signalfd", "inotify"),
+    "io_uring",
 )
 _ACCESS = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "rw"}

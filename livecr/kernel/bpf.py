@@ -43,7 +43,7 @@ SOURCES = ("bpf", "restart-block", "sleeper", "timer-list", "scheduler")
 CPU = "cpu"
 
 # struct task_report of native/bpf/task.bpf.c.
-_REPORT = Struct("=II4Q 40s 2Q2I 3Q4I 3QI 3I2Q")
+_REPORT = Struct("=II4Q 40s 2Q2I 3Q4I 3QI 3I2Q 2I")
 _SLEEPER_HRTIMER, _SLEEPER_JIFFIES, _SLEEPER_CPU = 1, 2, 3
 _ENOSPC = 28
 _CLOCK_MONOTONIC_COARSE = 6
@@ -121,10 +121,13 @@ class TaskState:
 
     ``state``: task->__state (0 is running). ``now_ns``: host CLOCK_MONOTONIC at that moment. ``slack_ns``:
     the slack the kernel adds to this task's sleeps. ``exec_start_ns``: scheduler clock when it last ran.
-    ``switches``: how often it went to sleep or stopped (task->nvcsw, low 32 bits).
+    ``switches``: how often it went to sleep or stopped (task->nvcsw, low 32 bits). ``undoes``: whether it has
+    used semaphores with SEM_UNDO.
     """
 
-    __slots__ = ("exec_start_ns", "now_ns", "restart", "slack_ns", "sleeper", "state", "switches", "tid")
+    __slots__ = (
+        *("exec_start_ns", "now_ns", "restart", "slack_ns", "sleeper", "state", "switches", "tid", "undoes"),
+    )
 
     def __init__(
         self, tid: int, state: int, now_ns: int, slack_ns: int, exec_start_ns: int, switches: int
@@ -137,6 +140,7 @@ class TaskState:
         self.switches = switches
         self.restart: RestartBlock | None = None
         self.sleeper: Sleeper | None = None
+        self.undoes = False
 
     def __repr__(self) -> str:
         return f"TaskState(tid={self.tid}, state={self.state:#x}, {self.restart!r}, {self.sleeper!r})"
@@ -212,6 +216,7 @@ def _task_state(row: tuple[Any, ...], tick_ns: int) -> TaskState:
     tid, state, now_ns, jiffies, slack_ns, exec_start, name = row[:7]
     kind, clockid, switches, soft, hard = row[22:27]
     task = TaskState(tid, state, now_ns, slack_ns, exec_start, switches)
+    task.undoes = bool(row[27])
     block = RestartBlock()
     block.function = name.split(b"\0", 1)[0].decode()
     block.rmtp, block.expires_ns, block.clockid, block.rmtp_type = row[7:11]

@@ -340,6 +340,16 @@ def _requests_in_flight() -> str:
     return "BPF counts those of io_uring and AIO"
 
 
+def _peek() -> str:
+    from livecr.kernel import bpf, peek
+
+    try:
+        peek.probe()
+    except bpf.Unavailable as reason:
+        raise Missing(str(reason)) from None
+    return "message queues and SEM_UNDO can be read"
+
+
 def _timer_list() -> str:
     with open("/proc/timer_list", "rb") as file:
         file.read(1)
@@ -373,6 +383,12 @@ FEATURES = (
     Feature("BPF task iterator", False, "deadlines come from lesser sources, some inexact", _task_iterator),
     Feature(
         "requests in flight", False, "programs that use io_uring or AIO are refused", _requests_in_flight
+    ),
+    Feature(
+        "BPF system call program",
+        False,
+        "unlinked message queues with messages, mq_notify and semaphores with SEM_UNDO are refused",
+        _peek,
     ),
     Feature("timer list", False, "without BPF too, deadlines come from the scheduler", _timer_list),
     Feature(

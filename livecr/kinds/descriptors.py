@@ -24,9 +24,11 @@ from livecr.kinds import (
     io_uring,
     locks,
     memfd,
+    mqueue,
     pipes,
     signalfd,
     sockets_inet,
+    sockets_netlink,
     sockets_unix,
     timerfd,
 )
@@ -56,7 +58,9 @@ Description = (
     | eventfd.EventFd
     | sockets_unix.UnixSocket
     | memfd.MemFd
+    | mqueue.MessageQueue
     | sockets_inet.InetSocket
+    | sockets_netlink.NetlinkSocket
     | epoll.Epoll
     | timerfd.TimerFd
     | signalfd.SignalFd
@@ -71,8 +75,10 @@ O_CLOEXEC, O_ASYNC = os.O_CLOEXEC, 0o20000
 _LATER = -1  # made when there is a process to make it in
 
 # How a kind is known: by the type in st_mode, and what the link of /proc/PID/fd starts with; of a socket,
-# which the link only numbers, "socket:" and its protocol.
+# which the link only numbers, "socket:" and its protocol; of a message queue, whose link is like that of a
+# file in the root directory, "mqueue:".
 KINDS: tuple[tuple[Callable[[int], bool], str, ModuleType], ...] = (
+    (st.S_ISREG, "mqueue:", mqueue),
     (st.S_ISREG, "/memfd:", memfd),
     (st.S_ISREG, "/", files),
     (st.S_ISDIR, "/", files),
@@ -82,6 +88,9 @@ KINDS: tuple[tuple[Callable[[int], bool], str, ModuleType], ...] = (
     (st.S_ISSOCK, "socket:UNIX", sockets_unix),
     (st.S_ISSOCK, "socket:TCP", sockets_inet),
     (st.S_ISSOCK, "socket:UDP", sockets_inet),
+    (st.S_ISSOCK, "socket:RAW", sockets_inet),
+    (st.S_ISSOCK, "socket:PING", sockets_inet),
+    (st.S_ISSOCK, "socket:NETLINK", sockets_netlink),
     (lambda mode: not st.S_IFMT(mode), "anon_inode:[eventpoll]", epoll),
     (lambda mode: not st.S_IFMT(mode), "anon_inode:[timerfd]", timerfd),
     (lambda mode: not st.S_IFMT(mode), "anon_inode:[signalfd]", signalfd),
@@ -121,8 +130,11 @@ class Descriptors:
 
     def kind(self, d: procfs.Descriptor) -> ModuleType | None:
         """The module that saves this one, or None."""
-        mode = self.stats[d].st_mode
-        name = f"socket:{self.protocol(d)}" if st.S_ISSOCK(mode) else d.target
+        mode, name = self.stats[d].st_mode, d.target
+        if st.S_ISSOCK(mode):
+            name = f"socket:{self.protocol(d)}"
+        elif st.S_ISREG(mode) and mqueue.is_queue(d, self.stats[d]):
+            name = "mqueue:"
         for is_type, prefix, module in KINDS:
             if is_type(mode) and name.startswith(prefix):
                 return module
@@ -132,15 +144,33 @@ class Descriptors:
         """Those of one kind."""
         return [d for d in self.open if self.kind(d) is module]
 
+    def name(self, d: procfs.Descriptor) -> str:
+        """What one of no kind is, in words."""
+        if st.S_ISSOCK(self.stats[d].st_mode):
+            return f"{_FAMILIES.get(self.protocol(d), f'a socket of {self.protocol(d)}')} ({d.target})"
+        return _name(d)
+
     def protocol(self, d: procfs.Descriptor) -> str:
         """What the kernel calls a socket's protocol: TCP, UDPv6, UNIX, UNIX-STREAM … (net/socket.c)."""
         name = os.getxattr(f"/proc/{d.pid}/fd/{d.fd}", "system.sockprotoname")
         return name.rstrip(b"\0").decode("ascii", "replace")
 
 
+# Sockets that are not saved, by what the kernel calls their protocol.
+_FAMILIES = {
+    "PACKET": "a packet socket",
+    "AF_VSOCK": "a vsock socket",
+    "ALG": "a crypto socket (AF_ALG)",
+    "XDP": "an XDP socket",
+    "MPTCP": "a multipath TCP socket",
+    "MPTCPv6": "a multipath TCP socket",
+    "SCTP": "an SCTP socket",
+    "SCTPv6": "an SCTP socket",
+}
+
+
 def _name(d: procfs.Descriptor) -> str:
     for prefix, name in (
-        ("socket:", "a socket"),
         ("anon_inode:[eventpoll]", "an epoll instance"),
         ("anon_inode:inotify", "an inotify instance"),
         ("anon_inode:", "a " + d.target.removeprefix("anon_inode:").strip("[]")),
@@ -154,18 +184,18 @@ def _name(d: procfs.Descriptor) -> str:
     return d.target
 
 
-def obstacles(pids: list[int]) -> list[Obstacle]:
+def obstacles(pids: list[int], unix_peer: str) -> list[Obstacle]:
     """Every descriptor of the tree ``pids`` that cannot be saved, by name."""
-    return _obstacles(Descriptors(pids))
+    return _obstacles(Descriptors(pids), unix_peer)
 
 
-def _obstacles(table: Descriptors) -> list[Obstacle]:
+def _obstacles(table: Descriptors, unix_peer: str) -> list[Obstacle]:
     found = []
     for d in table.open:
         module = table.kind(d)
         if module is None:
             way_out = "this version of livecr does not know this kind"
-            found.append(Obstacle(d.where, f"{_name(d)} cannot be saved", way_out))
+            found.append(Obstacle(d.where, f"{table.name(d)} cannot be saved", way_out))
             continue
         lock = locks.obstacle(d)
         if lock:
@@ -177,8 +207,10 @@ def _obstacles(table: Descriptors) -> list[Obstacle]:
         if stands:
             found.append(Obstacle(d.where, stands[0], stands[1]))
     found += inotify.pending(table.open)
-    found += sockets_unix.obstacles(table.of(sockets_unix), table.stats, table.insiders)
+    found += sockets_unix.obstacles(table.of(sockets_unix), table.stats, table.insiders, unix_peer)
     found += memfd.outsiders(table.of(memfd), table.stats, table.insiders)
+    found += mqueue.obstacles(table.of(mqueue), table.stats, table.insiders)
+    found += sockets_netlink.obstacles(table.of(sockets_netlink), table.insiders)
     found += sockets_inet.obstacles(table.of(sockets_inet), table.protocol, table.insiders)
     found += io_uring.obstacles(table.of(io_uring), table.insiders)
     return found + epoll.strangers(table.of(epoll)) + pipes.outsiders(table.open, table.stats, table.insiders)
@@ -188,14 +220,14 @@ def _obstacles(table: Descriptors) -> list[Obstacle]:
 
 
 def save(
-    pids: list[int], image: NewImage, duplicate: Callable[[procfs.Descriptor], int]
+    pids: list[int], image: NewImage, duplicate: Callable[[procfs.Descriptor], int], unix_peer: str
 ) -> tuple[dict[int, list[Descriptor]], Table]:
     """Of a frozen tree: each process's table, and what they share.
 
     ``duplicate``: a copy in livecr of one of the descriptors. Raises Refused for any that cannot be saved.
     """
     table = Descriptors(pids)
-    in_the_way = _obstacles(table)
+    in_the_way = _obstacles(table, unix_peer)
     if in_the_way:
         raise Refused.because(in_the_way)
     known = _Known()
@@ -203,7 +235,7 @@ def save(
     descriptions: list[Any] = []
     held: list[locks.Lock] = []
     keeper = files.Keeper(image)
-    sockets = sockets_unix.Saver(duplicate)
+    sockets = sockets_unix.Saver(duplicate, table.of(sockets_unix), table.stats)
     rings = io_uring.Rings()
     epolls = table.of(epoll)
     for d in table.open:
@@ -217,6 +249,8 @@ def save(
                 descriptions.append(rings.save(d))
             elif module is epoll:
                 descriptions.append(epoll.save_watched(d, epolls))
+            elif module is mqueue:
+                descriptions.append(mqueue.save(d, table.stats[d], table.insiders))
             else:
                 descriptions.append(module.save(d.pid, d, table.stats[d], keeper))
         held += (lock for lock in locks.save(d, index) if is_new or (lock.pid and lock not in held))
@@ -267,6 +301,7 @@ class Opened:
         made = pipes.Made(table.pipes)
         keeper = files.Reopener(image_directory)
         memfds = memfd.Remaker(image_directory)
+        queues = mqueue.Remaker()
         loaders: dict[str, Callable[[Any], int]] = {
             "File": keeper.load,
             "Directory": files.load_directory,
@@ -276,7 +311,9 @@ class Opened:
             "EventFd": eventfd.load,
             "UnixSocket": lambda _: _LATER,
             "MemFd": memfds.load,
+            "MessageQueue": queues.load,
             "InetSocket": sockets_inet.load,
+            "NetlinkSocket": sockets_netlink.load,
             "Epoll": epoll.load,
             "TimerFd": timerfd.load,
             "SignalFd": signalfd.load,
@@ -296,6 +333,7 @@ class Opened:
             made.close()
             keeper.close()
             memfds.close()
+            queues.close()
 
     def __enter__(self) -> Opened:
         return self
@@ -347,6 +385,31 @@ def load(table: Table, own: dict[int, list[Descriptor]], opened: Opened, seeds: 
     for description, fd in zip(table.descriptions, opened.fds, strict=True):
         if isinstance(description, inotify.Inotify):
             inotify.drain(fd)
+    _register(table, places, opened, seeds)
+
+
+def _register(
+    table: Table, places: dict[tuple[int, int], int], opened: Opened, seeds: dict[int, Seed]
+) -> None:
+    """The notifications of message queues, each by a descriptor that its process has of the queue."""
+    tables = {pid for pid, _ in places}
+    done = set()
+    for index, description in enumerate(table.descriptions):
+        if not isinstance(description, mqueue.MessageQueue) or description.notification is None:
+            continue
+        pid = description.notification.pid
+        # Whose table is not its own has it in common with another process.
+        holders = {pid} if pid in tables else tables
+        fds = [fd for (holder, i), fd in places.items() if i == index and holder in holders]
+        if fds and description.inode not in done:
+            done.add(description.inode)
+            sockets = {
+                other.inode: fd
+                for (holder, i), fd in places.items()
+                if holder in holders
+                and isinstance(other := table.descriptions[i], sockets_netlink.NetlinkSocket)
+            }
+            mqueue.register(description, opened.fds[index], fds[0], sockets, seeds[pid])
 
 
 def _place(descriptors: list[Descriptor], opened: Opened, seed: Seed) -> None:

@@ -17,7 +17,19 @@ if TYPE_CHECKING:
     from livecr.image.integrity import NewImage
     from livecr.kernel import procfs
 
-__all__ = ["Directory", "File", "Keeper", "Reopener", "load_directory", "obstacle", "save"]
+__all__ = [
+    *(
+        "Directory",
+        "File",
+        "Keeper",
+        "Reopener",
+        "copy_data",
+        "copy_with_holes",
+        "load_directory",
+        "obstacle",
+    ),
+    "save",
+]
 
 _DELETED = " (deleted)"
 _O_PATH, _O_LARGEFILE = os.O_PATH, 0o100000
@@ -204,9 +216,14 @@ def _create_unnamed(record: File) -> tuple[int, str]:
 
 
 def copy_with_holes(source: int, target: int) -> None:
-    """All data of one file into another of the same size, holes left out."""
+    """All data of one file into another, which gets the same size, holes left out."""
+    os.ftruncate(target, os.fstat(source).st_size)
+    copy_data(source, target)
+
+
+def copy_data(source: int, target: int) -> None:
+    """All data of one file to the same places in another, holes left out."""
     size = os.fstat(source).st_size
-    os.ftruncate(target, size)
     at = 0
     while at < size:
         try:

@@ -1,6 +1,7 @@
-"""What an internet socket can be told: every option that getsockopt(2) tells and setsockopt(2) takes again.
+"""What a socket can be told: every option that getsockopt(2) tells and setsockopt(2) takes again.
 
-An option is set only where a new socket differs: defaults stay those of the machine. Called by sockets_inet.
+An option is set only where a new socket differs: defaults stay those of the machine. Called by sockets_inet
+and sockets_netlink.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ if TYPE_CHECKING:
 __all__ = ["ROWS", "load", "save"]
 
 SOL_SOCKET, SOL_IP, SOL_TCP, SOL_UDP, SOL_IPV6 = 1, 0, 6, 17, 41
+SOL_ICMPV6, SOL_UDPLITE, SOL_RAW, SOL_NETLINK = 58, 136, 255, 270
 _INT, _LONG, _LINGER, _TIMEVAL, _NAME, _IP_OPTIONS = 4, 8, 8, 16, 16, 40  # bytes; names are NUL-terminated
+_ICMP_FILTER, _ICMPV6_FILTER = 4, 32
 
-# Name, level, number, bytes of its value: socket(7), ip(7), ipv6(7), tcp(7), udp(7) and the kernel's headers.
+# Name, level, number, bytes of its value: socket(7), ip(7), ipv6(7), tcp(7), udp(7), netlink(7) and the
+# kernel's headers.
 ROWS: tuple[tuple[str, int, int, int], ...] = (
     ("SO_REUSEADDR", SOL_SOCKET, 2, _INT),
     ("SO_DONTROUTE", SOL_SOCKET, 5, _INT),
@@ -24,6 +28,7 @@ ROWS: tuple[tuple[str, int, int, int], ...] = (
     ("SO_NO_CHECK", SOL_SOCKET, 11, _INT),
     ("SO_PRIORITY", SOL_SOCKET, 12, _INT),
     ("SO_LINGER", SOL_SOCKET, 13, _LINGER),
+    ("SO_PASSCRED", SOL_SOCKET, 16, _INT),
     ("SO_REUSEPORT", SOL_SOCKET, 15, _INT),
     ("SO_RCVLOWAT", SOL_SOCKET, 18, _INT),
     ("SO_RCVTIMEO", SOL_SOCKET, 20, _TIMEVAL),
@@ -51,6 +56,7 @@ ROWS: tuple[tuple[str, int, int, int], ...] = (
     ("SO_RCVPRIORITY", SOL_SOCKET, 82, _INT),
     ("IP_TOS", SOL_IP, 1, _INT),
     ("IP_TTL", SOL_IP, 2, _INT),
+    ("IP_HDRINCL", SOL_IP, 3, _INT),
     ("IP_OPTIONS", SOL_IP, 4, _IP_OPTIONS),
     ("IP_PKTINFO", SOL_IP, 8, _INT),
     ("IP_MTU_DISCOVER", SOL_IP, 10, _INT),
@@ -72,6 +78,7 @@ ROWS: tuple[tuple[str, int, int, int], ...] = (
     ("IP_MULTICAST_ALL", SOL_IP, 49, _INT),
     ("IP_UNICAST_IF", SOL_IP, 50, _INT),
     ("IP_LOCAL_PORT_RANGE", SOL_IP, 51, _INT),
+    ("IPV6_CHECKSUM", SOL_IPV6, 7, _INT),
     ("IPV6_UNICAST_HOPS", SOL_IPV6, 16, _INT),
     ("IPV6_MULTICAST_IF", SOL_IPV6, 17, _INT),
     ("IPV6_MULTICAST_HOPS", SOL_IPV6, 18, _INT),
@@ -82,6 +89,7 @@ ROWS: tuple[tuple[str, int, int, int], ...] = (
     ("IPV6_MULTICAST_ALL", SOL_IPV6, 29, _INT),
     ("IPV6_RECVERR_RFC4884", SOL_IPV6, 31, _INT),
     ("IPV6_FLOWINFO_SEND", SOL_IPV6, 33, _INT),
+    ("IPV6_HDRINCL", SOL_IPV6, 36, _INT),
     ("IPV6_RECVPKTINFO", SOL_IPV6, 49, _INT),
     ("IPV6_RECVHOPLIMIT", SOL_IPV6, 51, _INT),
     ("IPV6_DONTFRAG", SOL_IPV6, 62, _INT),
@@ -119,6 +127,17 @@ ROWS: tuple[tuple[str, int, int, int], ...] = (
     ("UDP_NO_CHECK6_RX", SOL_UDP, 102, _INT),
     ("UDP_SEGMENT", SOL_UDP, 103, _INT),
     ("UDP_GRO", SOL_UDP, 104, _INT),
+    ("UDPLITE_SEND_CSCOV", SOL_UDPLITE, 10, _INT),
+    ("UDPLITE_RECV_CSCOV", SOL_UDPLITE, 11, _INT),
+    ("ICMP_FILTER", SOL_RAW, 1, _ICMP_FILTER),
+    ("ICMPV6_FILTER", SOL_ICMPV6, 1, _ICMPV6_FILTER),
+    ("NETLINK_PKTINFO", SOL_NETLINK, 3, _INT),
+    ("NETLINK_BROADCAST_ERROR", SOL_NETLINK, 4, _INT),
+    ("NETLINK_NO_ENOBUFS", SOL_NETLINK, 5, _INT),
+    ("NETLINK_LISTEN_ALL_NSID", SOL_NETLINK, 8, _INT),
+    ("NETLINK_CAP_ACK", SOL_NETLINK, 10, _INT),
+    ("NETLINK_EXT_ACK", SOL_NETLINK, 11, _INT),
+    ("NETLINK_GET_STRICT_CHK", SOL_NETLINK, 12, _INT),
 )
 
 # The kernel doubles what is asked for, and whoever asks loses automatic sizes: SO_BUF_LOCK (5.14) tells

@@ -13,7 +13,7 @@ from livecr.errors import Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import machine, procfs, vdso
 from livecr.kernel.async_io import AIO_PATH, RING_PATH
-from livecr.kinds import aio, inherited, io_uring, kernel_code, layout, mapped_files
+from livecr.kinds import aio, inherited, io_uring, kernel_code, layout, mapped_files, sysv_shm
 from livecr.kinds.mapped_files import MappedFile, difference, identify, identify_path
 from livecr.target.compat import TASK_SIZE
 from livecr.target.program import Program
@@ -91,7 +91,7 @@ class GuardRange(Record):
 
 
 class Vma(Record):
-    """One mapping. ``kind``: "anonymous", "file", "shared" (anonymous shared memory) or "kernel".
+    """One mapping. ``kind``: "anonymous", "file", "shared" (anonymous shared memory), "sysv" or "kernel".
 
     The rings of io_uring and AIO ("io_uring", "aio") are anonymous memory until their owners are made.
     """
@@ -102,7 +102,9 @@ class Vma(Record):
     kind: str
     flags: list[str]  # VmFlags, of which those in _MMAP_FLAGS, _ADVICE and the like are restored
     offset: int  # bytes into the file or the shared object
-    file: int  # index into Memory.files; inode number of shared anonymous memory; descriptor of io_uring; -1
+    #: Index into Memory.files; inode number of shared anonymous memory; id of a System V segment; descriptor
+    #: of io_uring; -1.
+    file: int
     name: str  # [heap], [stack], [vdso], or as given by PR_SET_VMA_ANON_NAME
 
 
@@ -155,8 +157,8 @@ def _unsavable(m: procfs.Mapping) -> str:
     for flag in m.flags:
         if flag in _UNSAVABLE:
             return _UNSAVABLE[flag]
-    if m.path.startswith("/SYSV"):
-        return "a System V shared memory segment"
+    if sysv_shm.is_segment(m):
+        return ""
     if m.path.startswith("/memfd:"):
         return "a memfd"
     if m.path.startswith("/") and m.path.endswith(" (deleted)") and not _is_shared_anonymous(m):
@@ -199,6 +201,8 @@ def save(
             kind, file = "io_uring", rings[m.start]
         elif m.path == AIO_PATH:
             kind = "aio"
+        elif sysv_shm.is_segment(m):
+            kind, file = sysv_shm.KIND, m.inode
         elif m.path.startswith("/"):
             kind = "file"
             if m.path not in known:
@@ -304,17 +308,18 @@ def load(
     if kernel and (kernel[0].start, kernel[0].end) not in staying:
         program.add("arch_prctl", kernel_code.ARCH_MAP_VDSO[memory.abi], kernel[0].start)
     opened: dict[tuple[int, bool], int] = {}
-    made = [vma for vma in memory.vmas if vma.kind != "kernel" and (vma.start, vma.end) not in staying]
+    others = [vma for vma in memory.vmas if vma.kind not in ("kernel", sysv_shm.KIND)]
+    made = [vma for vma in others if (vma.start, vma.end) not in staying]
     try:
         ours = {vma.start: _backing(vma, memory, shared, opened) for vma in made}
         theirs = seed.fetch([fd for fd in dict.fromkeys(ours.values()) if fd >= 0])
-        for vma in memory.vmas:
+        for vma in others:
             protection = _first_protection(vma, vma.start in holding)
             if vma.start in ours:
                 fd = theirs.get(ours[vma.start], -1)
                 args = (protection, _mmap_flags(vma), fd, max(vma.offset, 0))
                 program.add("mmap", vma.start, vma.end - vma.start, *args)
-            elif vma.kind != "kernel":
+            else:
                 program.add("mprotect", vma.start, vma.end - vma.start, protection)
         seed.run(program)
         if memory.abi != machine.X86_64 and memory.vdso_xxh3 != kernel_code.vdso_xxh3(

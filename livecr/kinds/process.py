@@ -21,6 +21,7 @@ from livecr.kinds import (
     sessions,
     signals,
     stops,
+    sysv,
     threads,
     timers,
     tls,
@@ -152,7 +153,12 @@ def core_mappings(mappings: list[procfs.Mapping]) -> list[Mapping]:
 
 
 def load_memory(
-    record: Process, core: Core, seed: Seed, shared: dict[int, int], parents: memory.Memory | None
+    record: Process,
+    core: Core,
+    objects: sysv.Objects,
+    seed: Seed,
+    shared: dict[int, int],
+    parents: memory.Memory | None,
 ) -> list[int]:
     """The address space with all its pages, still as it has to be to be inherited by children.
 
@@ -160,6 +166,7 @@ def load_memory(
     """
     holding = pages.holding(core, record.memory)
     memory.load(record.memory, seed, shared, holding, record.inherited, parents)
+    objects.attach(record.memory.vmas, seed)
     digests = pages.load(core, record.memory, seed)
     seed.drop_fetched()
     seed.memory_of = record.place.pid

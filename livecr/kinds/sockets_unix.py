@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
     from livecr.kernel.sock_diag import UnixSocket as Told
 
-__all__ = ["OPTIONS", "Option", "Saver", "SocketFile", "UnixSocket", "obstacle", "obstacles"]
+__all__ = ["OPTIONS", "UNIX_PEERS", "Option", "Saver", "SocketFile", "UnixSocket", "obstacle", "obstacles"]
+
+#: What becomes of sockets that are connected to other programs: the checkpoint is refused, or the restored
+#: program finds them closed by the other side.
+UNIX_PEERS = REFUSE, CLOSE = ("refuse", "close")
 
 SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET = 1, 2, 5
 RECEIVING, SENDING, BOTH = 1, 2, 3  # RCV_SHUTDOWN, SEND_SHUTDOWN (include/net/sock.h)
@@ -73,6 +77,7 @@ class UnixSocket(Record, tag="unix-socket"):
     """One socket. ``type``: SOCK_*; ``state``: as sock_diag tells it; ``flags``: O_NONBLOCK or 0.
 
     ``peer``: the inode of the socket that it is connected to, 0 if that is closed, None if there is none.
+    ``server``: the name of another program's datagram socket, to which it is connected again, or b"".
     ``peer_name``: what getpeername says. ``name``: what getsockname says; ``directory``: where it starts if
     it is a relative path. ``file``: None if there is none. ``creator_pid``, ``creator_uid``,
     ``creator_gid``: of SO_PEERCRED, 0 and -1 if that names nobody.
@@ -83,6 +88,7 @@ class UnixSocket(Record, tag="unix-socket"):
     state: int
     flags: int
     peer: int | None
+    server: bytes
     peer_name: bytes
     shutdown: int
     failed: bool  # POLLERR: the peer was closed before it had read all
@@ -111,16 +117,17 @@ def obstacles(
     descriptors: list[procfs.Descriptor],
     stats: dict[procfs.Descriptor, os.stat_result],
     insiders: frozenset[int],
+    unix_peer: str,
 ) -> list[Obstacle]:
     """Sockets that have to do with somebody outside, or whose state cannot be made again. ``descriptors``:
-    the unix sockets of the tree."""
+    the unix sockets of the tree; ``unix_peer``: one of UNIX_PEERS."""
     if not descriptors:
         return []
     told = sock_diag.unix_sockets()
     ours = {stats[d].st_ino: d for d in descriptors}
     found = []
     for d in ours.values():
-        what = _own_obstacle(d, told, set(ours), insiders)
+        what = _own_obstacle(d, told, set(ours), insiders, unix_peer)
         if what:
             found.append(Obstacle(d.where, what[0], what[1]))
     # Of a socket that an outsider holds or is connected to: its inode, and that of ours.
@@ -135,18 +142,22 @@ def obstacles(
         holder = having.get(f"socket:[{theirs}]")
         if theirs == inode and holder is None:
             continue
+        if theirs != inode and _is_let_go(told[inode], told.get(theirs), unix_peer):
+            continue
         whom = f"a socket that no process has open (socket:[{theirs}])"
         if holder:
             whom = f"process {holder[0]} ({holder[1]}, descriptor {holder[2]})"
         relation = "is shared with" if theirs == inode else "is connected to"
         relation = f"the unix socket {_named(told[inode])} {relation} {whom}"
         way_out = "close the connection, or start the program without it"
+        if theirs != inode:
+            way_out = "close it, or let the restored program find it closed: --unix-peer close"
         found.append(Obstacle(ours[inode].where, relation, way_out))
     return found
 
 
 def _own_obstacle(
-    d: procfs.Descriptor, told: dict[int, Told], ours: set[int], insiders: frozenset[int]
+    d: procfs.Descriptor, told: dict[int, Told], ours: set[int], insiders: frozenset[int], unix_peer: str
 ) -> tuple[str, str] | None:
     one = told.get(int(d.target[len("socket:[") : -1]))
     if one is None:
@@ -167,7 +178,8 @@ def _own_obstacle(
         return None  # it has just been closed
     try:
         creator = _creator(sock)[0]
-        if creator and creator not in insiders:
+        is_closed = bool(unix_peer == CLOSE and one.peer and one.peer not in ours)
+        if creator and creator not in insiders and not is_closed:
             return f"{name} was made by process {creator} (SO_PEERCRED)", "let the program make its own"
         bound = _bound(sock)
         if bound and not bound[0].endswith(os.fsdecode(one.name)):
@@ -180,6 +192,22 @@ def _own_obstacle(
     finally:
         sock.close()
     return None
+
+
+def _is_let_go(ours: Told, theirs: Told | None, unix_peer: str) -> bool:
+    """Whether a connection between a socket of ours and another program's is no obstacle."""
+    if theirs is None:
+        return False  # it has just been closed: the next look will see that
+    if _is_client(ours, theirs):
+        return True
+    mutual = theirs.peer == ours.inode
+    return unix_peer == CLOSE and (ours.type != SOCK_DGRAM or mutual or ours.peer != theirs.inode)
+
+
+def _is_client(ours: Told, theirs: Told) -> bool:
+    """A datagram socket that is connected to a server by name, as by syslog(3): no state is in between."""
+    to_name = theirs.name.startswith((b"/", b"\0"))
+    return ours.type == SOCK_DGRAM and to_name and ours.peer == theirs.inode != ours.inode != theirs.peer
 
 
 def _named(one: Told) -> str:
@@ -229,8 +257,16 @@ def _peer_name(sock: socket) -> bytes:
 class Saver:
     """Describes the unix sockets of a frozen process; asks sock_diag once for all."""
 
-    def __init__(self, duplicate: Callable[[procfs.Descriptor], int]) -> None:
+    def __init__(
+        self,
+        duplicate: Callable[[procfs.Descriptor], int],
+        descriptors: list[procfs.Descriptor],
+        stats: dict[procfs.Descriptor, os.stat_result],
+    ) -> None:
+        """``descriptors``: all unix sockets of the tree."""
         self._duplicate = duplicate
+        self._ours = {stats[d].st_ino for d in descriptors}
+        self._holders = {d.pid for d in descriptors}
         self._told: dict[int, Told] | None = None
 
     def save(self, d: procfs.Descriptor, stat: os.stat_result) -> UnixSocket:
@@ -244,6 +280,9 @@ class Saver:
             if failed and (one.type != SOCK_STREAM or one.peer != 0):
                 raise Refused("an error waits to be reported (SO_ERROR)", where=f"unix socket {_named(one)}")
             creator, uid, gid = _creator(sock)
+            peer, server, shutdown, peer_name = self._connection(one, _peer_name(sock))
+            if creator not in self._holders and peer == 0:
+                creator = d.pid
             path, file = _bound(sock) or ("", None)
             relative = path and not one.name.startswith(b"/")
             return UnixSocket(
@@ -251,9 +290,10 @@ class Saver:
                 socket_type=one.type,
                 state=one.state,
                 flags=d.flags & os.O_NONBLOCK,
-                peer=one.peer,
-                peer_name=_peer_name(sock),
-                shutdown=one.shutdown,
+                peer=peer,
+                server=server,
+                peer_name=peer_name,
+                shutdown=shutdown,
                 failed=failed,
                 name=one.name,
                 directory=path.removesuffix(os.fsdecode(one.name)) if relative else "",
@@ -271,6 +311,16 @@ class Saver:
             )
         finally:
             sock.close()
+
+    def _connection(self, one: Told, peer_name: bytes) -> tuple[int | None, bytes, int, bytes]:
+        """Peer, server, shutdown and peer_name of the record; another program's socket counts as closed."""
+        assert self._told is not None
+        if not one.peer or one.peer in self._ours:
+            return one.peer, b"", one.shutdown, peer_name
+        theirs = self._told.get(one.peer)
+        if theirs is not None and _is_client(one, theirs):
+            return None, peer_name, one.shutdown, b""
+        return 0, b"", one.shutdown if one.type == SOCK_DGRAM else BOTH, b""
 
     def _messages(self, sock: socket, one: Told, d: procfs.Descriptor) -> list[unix_queues.Message]:
         if one.state == sock_diag.LISTENING:
@@ -291,11 +341,12 @@ class Saver:
             raise Refused("it is connected to a socket that is not connected to it", where=where)
         if found and not one.name and (one.peer is None or (peer and peer.peer != one.inode)):
             raise Refused("it holds messages of a former peer", where=where)
-        names = {other.name for other in self._told.values()}
+        names = {other.name for other in self._told.values() if other.inode in self._ours}
         for message in found:
-            if one.type == SOCK_DGRAM and one.peer is None and message.source and message.source not in names:
+            mutual = peer is not None and peer.peer == one.inode
+            if one.type == SOCK_DGRAM and not mutual and message.source and message.source not in names:
                 raise Refused(
-                    f"it holds a message from {os.fsdecode(message.source)!r}, which is closed",
+                    f"it holds a message from {os.fsdecode(message.source)!r}, which is not the program's",
                     where=where,
                     way_out="try again when the program has read it",
                 )

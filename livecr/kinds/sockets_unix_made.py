@@ -234,6 +234,8 @@ class _Sockets:
             sock = self._here[record.inode]
             if record.peer is not None and not self._is_joined(record):
                 sock.connect(_address(self._records[record.peer]) if record.peer else record.peer_name)
+            if record.server:
+                _connect_to_server(sock, record)
             if record.peer == 0:
                 self._close_peer(record, sock)
             if record.shutdown and not (record.peer == 0 and record.shutdown == BOTH):
@@ -273,6 +275,18 @@ class _Sockets:
         if record.failed:
             sock.send(b"\0")  # a peer that is closed before it has read all leaves ECONNRESET behind
         self._here.pop(-record.inode).close()
+
+
+def _connect_to_server(sock: socket, record: UnixSocket) -> None:
+    try:
+        sock.connect(record.server)
+    except OSError as error:
+        name = os.fsdecode(record.server).replace("\0", "@")
+        raise Refused(
+            f"the other program's socket {name} cannot be reached: {error.strerror}",
+            where=_where(record),
+            way_out="start that program",
+        ) from None
 
 
 def _send(sender: socket, data: bytes) -> None:

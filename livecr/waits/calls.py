@@ -47,6 +47,11 @@ class Calls:
         self.waits: dict[int, Wait] = classify_all(self.registers.items(), evidence, frozen.leader.read)
         self._reentry = Reentry(shims)
 
+    @property
+    def undoes(self) -> bool | None:
+        """Whether the process has used semaphores with SEM_UNDO; None where that is not known."""
+        return self._evidence.undoes()
+
     def since_frozen_ns(self) -> int:
         """How much time has passed since the moment that remaining times count from."""
         return self._evidence.since_frozen_ns()

@@ -158,6 +158,10 @@ class Evidence:
         task = self.after.get(tid) if self.frozen else self.before.get(tid)
         return task.restart if task is not None else None
 
+    def undoes(self) -> bool | None:
+        """Whether the process has used semaphores with SEM_UNDO; None where that is not known."""
+        return any(task.undoes for task in self.after.values()) if self.after else None
+
     def slept_until_frozen(self, tid: int) -> bool | None:
         """Whether it was the freeze, and nothing before it, that woke the task; None where that is not known.
 

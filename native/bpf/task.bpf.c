@@ -155,6 +155,18 @@ struct sched_entity {
     u64 exec_start;
 } KERNEL;
 
+struct list_head {
+    struct list_head *next;
+} KERNEL;
+
+struct sem_undo_list {
+    struct list_head list_proc;
+} KERNEL;
+
+struct sysv_sem {
+    struct sem_undo_list *undo_list;
+} KERNEL;
+
 struct task_struct {
     unsigned int __state;
     void *stack;
@@ -164,6 +176,7 @@ struct task_struct {
     unsigned long nvcsw;
     u64 timer_slack_ns;
     struct restart_block restart_block;
+    struct sysv_sem sysvsem;
     struct thread_struct thread;
 } KERNEL;
 
@@ -215,6 +228,8 @@ struct task_report {
     u32 switches; /* task->nvcsw, low word: how often it went to sleep */
     u64 sleeper_soft; /* ns on the clock base or CPU clock; jiffies for SLEEPER_JIFFIES */
     u64 sleeper_hard;
+    u32 undoes; /* whether it has used semaphores with SEM_UNDO */
+    u32 unused;
 };
 
 /* -- the timer that will wake a blocked task --------------------------------------------------------------- */
@@ -366,6 +381,15 @@ static __always_inline void read_restart_block(struct task_struct *task, struct 
     }
 }
 
+static __always_inline bool has_undo(struct task_struct *task)
+{
+    struct sem_undo_list *list;
+    if (!bpf_core_field_exists(task->sysvsem)) /* without CONFIG_SYSVIPC */
+        return false;
+    list = BPF_CORE_READ(task, sysvsem.undo_list);
+    return list && BPF_CORE_READ(list, list_proc.next) != &list->list_proc;
+}
+
 SEC("iter/task")
 int report_task(struct bpf_iter__task *ctx)
 {
@@ -387,6 +411,7 @@ int report_task(struct bpf_iter__task *ctx)
         report.slack_ns = BPF_CORE_READ(task, timer_slack_ns);
     report.switches = BPF_CORE_READ(task, nvcsw);
     report.exec_start = BPF_CORE_READ(task, se.exec_start);
+    report.undoes = has_undo(task);
     read_restart_block(task, &report);
     if (report.state && !BPF_CORE_READ(task, on_cpu))
         find_sleeper(task, &report);

@@ -107,7 +107,7 @@ def refused(livecr: Any, one: Target, place: Path, *named: str) -> None:
 
 # What the counter holds, and how the refusal names it.
 REFUSED_KINDS = {
-    "socket": "a socket (socket:[",
+    "socket": "a packet socket (socket:[",
     "terminal": "the terminal /dev/pts/",
     "stale epoll": "the epoll instance watches a file that was descriptor 4 and is not any more",
 }

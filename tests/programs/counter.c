@@ -32,7 +32,7 @@ static int hold(const char *kind, const char *path)
 {
     int two[2];
     if (!strcmp(kind, "nothing")) return open("/dev/null", O_RDONLY);
-    if (!strcmp(kind, "socket")) return socket(AF_NETLINK, SOCK_RAW, 0);
+    if (!strcmp(kind, "socket")) return socket(AF_PACKET, SOCK_RAW, 0);
     if (!strcmp(kind, "stale epoll")) { /* watches a pipe that has another number now */
         struct epoll_event event = {.events = EPOLLIN};
         int instance = epoll_create1(0);

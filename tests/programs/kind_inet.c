@@ -1,11 +1,10 @@
 /* Holds internet sockets without a connection, in every state, and after SIGUSR1 checks and uses each of them.
-   usage: kind_inet [connection | waiting | datagram | filter | member]; the word adds one thing that cannot be saved.
+   usage: kind_inet [connection | waiting | datagram]; the word adds one thing that cannot be saved.
    Prints "ready PORT", PORT being that of its listening socket, then "ok" or what is different. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -146,14 +145,6 @@ int main(int argc, char **argv)
         if (*extra == 'c') server = sure(accept(other, NULL, NULL), "accept");
     } else if (!strcmp(extra, "datagram")) {
         sure(send(sockets[SENDS], "", 0, 0), "send");
-    } else if (!strcmp(extra, "filter")) {
-        struct sock_filter all = BPF_STMT(BPF_RET | BPF_K, 0xffff);
-        struct sock_fprog program = {1, &all};
-        sure(setsockopt(sockets[RECEIVES], SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program), "SO_ATTACH_FILTER");
-    } else if (!strcmp(extra, "member")) {
-        struct ip_mreqn join = {.imr_address.s_addr = htonl(INADDR_LOOPBACK), .imr_ifindex = 1};
-        inet_pton(AF_INET, "239.7.7.7", &join.imr_multiaddr);
-        sure(setsockopt(sockets[RECEIVES], IPPROTO_IP, IP_ADD_MEMBERSHIP, &join, sizeof join), "IP_ADD_MEMBERSHIP");
     }
     for (int i = 0; i < SOCKETS; i++) names[i] = name_of(sockets[i]);
     for (unsigned i = 0; i < OPTIONS; i++) options[i].got = option(i);

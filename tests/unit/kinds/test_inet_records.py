@@ -7,7 +7,9 @@ import socket
 
 import pytest
 from livecr.errors import BadImage, Refused
-from livecr.kinds.sockets_inet import Address, InetSocket, load
+from livecr.kinds.sockets_inet import Address, InetSocket, Membership, load
+from livecr.kinds.sockets_netlink import NetlinkSocket
+from livecr.kinds.sockets_netlink import load as load_netlink
 
 
 def record(**changes: object) -> InetSocket:
@@ -23,6 +25,8 @@ def record(**changes: object) -> InetSocket:
         "peer": None,
         "backlog": None,
         "options": {},
+        "filter": b"",
+        "groups": [],
     }
     return InetSocket(**(fields | changes))  # type: ignore[arg-type]
 
@@ -60,3 +64,31 @@ def test_an_address_that_is_not_there_is_refused() -> None:
     with pytest.raises(Refused, match="cannot be made again") as refusal:
         load(record(local=Address(host="192.0.2.1", port=7, flow=0, scope=0)))
     assert refusal.value.where == "UDP socket 192.0.2.1:7"
+
+
+def test_a_name_is_no_group() -> None:
+    """Nor would it be looked up."""
+    group = Membership(host="localhost", interface=1, exclude=True, sources=[])
+    with pytest.raises(BadImage, match="is no multicast group"):
+        load(record(groups=[group]))
+
+
+@pytest.mark.parametrize("protocol", [9, 16, 31, -1])
+def test_other_netlink_protocols_are_refused(protocol: int) -> None:
+    """Only those that livecr saves are made."""
+    owner = {"uid": os.getuid(), "gid": os.getgid()}
+    with pytest.raises(BadImage, match="protocol"):
+        load_netlink(
+            NetlinkSocket(
+                inode=1,
+                socket_type=socket.SOCK_RAW,
+                protocol=protocol,
+                flags=0,
+                port=0,
+                groups=[],
+                peer=None,
+                options={},
+                filter=b"",
+                **owner,
+            )
+        )

@@ -1,0 +1,187 @@
+"""What the kernel keeps of IPC and no call tells without changing it: read by a BPF program of type syscall.
+
+The messages in a POSIX queue, whom it will notify, and what semaphores get back when a process ends
+(SEM_UNDO). Relies on native/bpf/peek.bpf.c (Linux 5.14, the kernel's own BTF, CAP_BPF and CAP_PERFMON); where
+any of it is missing, ``Peek.open`` says so. What is read must stand still: the process is frozen, and the
+only one that uses it. Called by kinds; ``LIVECR_WITHOUT=bpf`` switches it off.
+"""
+
+from __future__ import annotations
+
+import os
+from struct import Struct
+
+from livecr._native import ffi, lib
+from livecr.errors import Failed
+from livecr.kernel.bpf import Unavailable, switched_off
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Peek", "Queue", "probe"]
+
+OBJECT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "native", "peek.bpf.o")
+
+# struct request of native/bpf/peek.bpf.c, without its data.
+_ANSWERS = 16
+_REQUEST = Struct(f"=IIQiI{_ANSWERS}Q")
+_DATA_BYTES = 256
+_READ, _QUEUE, _UNDO = 0, 1, 2
+_PAGE_BYTES = 4096  # ipc/msgutil.c: each piece of a message fills a page together with its head
+_COOKIE_BYTES = 32  # NOTIFY_COOKIE_LEN of <linux/mqueue.h>
+_LONGEST_BYTES = 16 << 20  # HARD_MSGSIZEMAX
+_MOST_MESSAGES = 65536  # HARD_MSGMAX
+_DEEPEST = 64  # no red-black tree of so many leaves is deeper
+# What is answered: first what was looked for, then where members stand in their structures, in bytes.
+_QUEUE_ANSWER = (
+    *("root", "value", "socket_inode", "cookie", "node.rb_node", "rb.left", "rb.right", "node.msg_list"),
+    *("list.next", "msg.m_list", "msg.m_type", "msg.m_ts", "msg.next", "msg", "seg.next", "seg"),
+)
+_UNDO_ANSWER = ("list_proc", "list.next", "undo.list_proc", "undo.semid", "in_one", "undo.semadj")
+
+
+class Queue:
+    """A POSIX message queue. ``messages``: (priority, content), in the order in which they are received.
+
+    ``value``: sigev_value of the registration; ``socket_inode`` and ``cookie``: of one with SIGEV_THREAD.
+    """
+
+    __slots__ = ("cookie", "messages", "socket_inode", "value")
+
+    def __init__(self, value: int, socket_inode: int, cookie: bytes) -> None:
+        self.value = value
+        self.socket_inode = socket_inode
+        self.cookie = cookie
+        self.messages: list[tuple[int, bytes]] = []
+
+
+_loaded: list[Peek] = []
+
+
+class Peek:
+    """The loaded program."""
+
+    def __init__(self, program: int) -> None:
+        self._program = program
+
+    @classmethod
+    def open(cls) -> Peek:
+        """Load it, once for all: that takes as long as a whole checkpoint, so best before the freeze.
+
+        Raises Unavailable with the reason.
+        """
+        if switched_off("sleeper"):
+            raise Unavailable("switched off by LIVECR_WITHOUT")
+        if not _loaded:
+            _loaded.append(cls(_load()))
+        return _loaded[0]
+
+    def queue(self, fd: int, *, with_cookie: bool) -> Queue:
+        """The queue behind livecr's own descriptor ``fd``. Raises Failed.
+
+        ``with_cookie``: its registration is of SIGEV_THREAD. Else these fields hold remains of others.
+        """
+        told = dict(zip(_QUEUE_ANSWER, self._ask(_QUEUE, fd), strict=False))
+        queue = Queue(told["value"], told["socket_inode"], b"")
+        if with_cookie:
+            queue.cookie = self._read(told["cookie"], _COOKIE_BYTES)
+        for message in self._messages(told["root"], told, 0):
+            queue.messages.append(message)
+            if len(queue.messages) > _MOST_MESSAGES:
+                raise _restless()
+        return queue
+
+    def undo(self, pidfd: int, sizes: dict[int, int]) -> list[tuple[int, int, int]]:
+        """What a process gives back when it ends: (id of a set, number of its semaphore, by how much).
+
+        ``pidfd``: livecr's own of it; ``sizes``: how many semaphores each set has. Raises Failed.
+        """
+        told = dict(zip(_UNDO_ANSWER, self._ask(_UNDO, pidfd), strict=False))
+        found: list[tuple[int, int, int]] = []
+        head = told["list_proc"]
+        at = self._word(head + told["list.next"]) if head else head
+        while at != head:
+            undo = at - told["undo.list_proc"]
+            semid = int.from_bytes(self._read(undo + told["undo.semid"], 4), "little", signed=True)
+            values = undo + told["undo.semadj"]
+            if not told["in_one"]:
+                values = self._word(values)
+            if semid in sizes:  # it is -1 when the set has been removed
+                raw = self._read(values, 2 * sizes[semid])
+                for number in range(sizes[semid]):
+                    by = int.from_bytes(raw[2 * number : 2 * number + 2], "little", signed=True)
+                    if by:
+                        found.append((semid, number, by))
+            at = self._word(at + told["list.next"])
+            if len(found) > _MOST_MESSAGES:
+                raise _restless()
+        return found
+
+    # -- structures --------------------------------------------------------------------------------------
+
+    def _messages(self, node: int, told: dict[str, int], depth: int) -> Iterator[tuple[int, bytes]]:
+        """Of a part of the tree, the highest priority first (ipc/mqueue.c, msg_insert and msg_get)."""
+        if not node:
+            return
+        if depth > _DEEPEST:
+            raise _restless()
+        yield from self._messages(self._word(node + told["rb.right"]), told, depth + 1)
+        head = node - told["node.rb_node"] + told["node.msg_list"]
+        at = self._word(head + told["list.next"])
+        while at != head:
+            yield self._message(at - told["msg.m_list"], told)
+            at = self._word(at + told["list.next"])
+        yield from self._messages(self._word(node + told["rb.left"]), told, depth + 1)
+
+    def _message(self, message: int, told: dict[str, int]) -> tuple[int, bytes]:
+        """struct msg_msg with its first piece behind it; further ones have a struct msg_msgseg each."""
+        priority, left = self._word(message + told["msg.m_type"]), self._word(message + told["msg.m_ts"])
+        if left > _LONGEST_BYTES:
+            raise _restless()
+        content = self._read(message + told["msg"], min(left, _PAGE_BYTES - told["msg"]))
+        segment = self._word(message + told["msg.next"])
+        while len(content) < left:
+            content += self._read(segment + told["seg"], min(left - len(content), _PAGE_BYTES - told["seg"]))
+            segment = self._word(segment + told["seg.next"])
+        return priority, content
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def _ask(self, what: int, fd: int) -> list[int]:
+        answer, _ = self._run(what, 0, fd)
+        return answer
+
+    def _word(self, address: int) -> int:
+        return int.from_bytes(self._read(address, 8), "little")
+
+    def _read(self, address: int, size: int) -> bytes:
+        content = b""
+        while len(content) < size:
+            piece = min(size - len(content), _DATA_BYTES)
+            content += self._run(_READ, piece, address + len(content))[1][:piece]
+        return content
+
+    def _run(self, what: int, size: int, address: int) -> tuple[list[int], bytes]:
+        request = bytearray(_REQUEST.pack(what, size, address, 0, 0, *[0] * _ANSWERS) + bytes(_DATA_BYTES))
+        result = lib.lcr_peek(self._program, ffi.from_buffer(request), len(request))
+        _, _, _, error, _, *answer = _REQUEST.unpack_from(request)
+        if result < 0 or error < 0:
+            raise Failed(f"reading what the kernel keeps: {os.strerror(-(result or error))}")
+        return answer, bytes(request[_REQUEST.size :])
+
+
+def _load() -> int:
+    program = int(lib.lcr_peek_open(OBJECT.encode()))
+    if program < 0:
+        raise Unavailable(os.strerror(-program))
+    return program
+
+
+def probe() -> None:
+    """Whether it can be loaded; nothing is left. Raises Unavailable with the reason."""
+    os.close(_load())
+
+
+def _restless() -> Failed:
+    return Failed("what the kernel keeps does not stand still", way_out="try again")
