@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from livecr.errors import Obstacle, Refused
+from livecr.errors import NoSuchProcess, Obstacle, Refused
 from livecr.kernel import machine, procfs
 from livecr.kinds import births, descriptors, process, sysv
 from livecr.target import tree
@@ -12,7 +12,7 @@ from livecr.waits import live
 
 __all__ = ["obstacles"]
 
-_MISSING = (FileNotFoundError, ProcessLookupError)
+_MISSING = (FileNotFoundError, ProcessLookupError, NoSuchProcess)
 
 
 def obstacles(pid: int, unix_peer: str = "refuse") -> list[Obstacle]:
@@ -32,7 +32,7 @@ def obstacles(pid: int, unix_peer: str = "refuse") -> list[Obstacle]:
             ]
         return _of_tree(pid, unix_peer)
     except _MISSING:
-        raise Refused("there is no such process", where=f"process {pid}") from None
+        raise NoSuchProcess(f"process {pid}") from None
     except PermissionError as error:
         raise Refused(
             f"it may not be looked at: {error.strerror} ({error.filename})",

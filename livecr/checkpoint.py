@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from livecr import check
 from livecr.content import Content, Waiting
-from livecr.errors import Failed, Refused, UsageError
+from livecr.errors import Failed, NoSuchProcess, Refused, UsageError
 from livecr.image import elfcore, integrity
 from livecr.interruption import Postponed
 from livecr.kernel import bpf, clock, procfs
@@ -158,7 +158,7 @@ def default_name(pid: int) -> str:
     try:
         comm = procfs.read(pid, "comm").decode("utf-8", "replace").strip()
     except OSError:
-        raise Refused("there is no such process", where=f"process {pid}") from None
+        raise NoSuchProcess(f"process {pid}") from None
     name = "".join(letter if letter.isprintable() and letter != "/" else "_" for letter in comm)
     return f"{name}-{pid}.livecr"
 

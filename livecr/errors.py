@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["BadImage", "Failed", "LivecrError", "Obstacle", "Refused", "UsageError"]
+__all__ = ["BadImage", "Failed", "LivecrError", "NoSuchProcess", "Obstacle", "Refused", "UsageError"]
 
 
 class LivecrError(Exception):
@@ -66,6 +66,13 @@ class Refused(LivecrError):
             return cls(found[0].object, where=found[0].task, way_out=found[0].way_out)
         lines = [f"{o.task}: {o.object}\n    {o.way_out}" for o in found]
         return cls(f"{len(found)} things stand in the way:\n  " + "\n  ".join(lines))
+
+
+class NoSuchProcess(Refused):
+    """It has ended, or never was."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__("there is no such process", where=where)
 
 
 class Failed(LivecrError):

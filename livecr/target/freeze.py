@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 
 from livecr._native import ffi, lib
-from livecr.errors import Failed, Refused
+from livecr.errors import Failed, NoSuchProcess, Refused
 from livecr.kernel import machine, procfs
 from livecr.target import tracee
 from livecr.target.process import Process
@@ -40,7 +40,7 @@ def freeze(pid: int) -> Process:
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
-        raise Refused("there is no such process", where=f"process {pid}") from None
+        raise NoSuchProcess(f"process {pid}") from None
     tasks: dict[int, Tracee] = {}
     workers: set[int] = set()
     try:

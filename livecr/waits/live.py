@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from livecr._native import ffi, lib
-from livecr.errors import Failed, Obstacle, Refused
+from livecr.errors import Failed, NoSuchProcess, Obstacle, Refused
 from livecr.kernel import clock, machine, procfs
 from livecr.kernel.bpf import TaskIterator, Unavailable
 from livecr.target.shim import SLOTS_MAX
@@ -56,7 +56,7 @@ def blocked(pid: int) -> dict[int, Blocked | None]:
     try:
         tids = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
     except OSError:
-        raise Refused("there is no such process", where=f"process {pid}") from None
+        raise NoSuchProcess(f"process {pid}") from None
     for tid in tids:
         try:
             with open(f"/proc/{pid}/task/{tid}/syscall", encoding="ascii") as file:
@@ -81,7 +81,7 @@ def abi_of_process(pid: int) -> Abi:
     try:
         return abi.of(machine.of_process(pid))
     except OSError:
-        raise Refused("there is no such process", where=f"process {pid}") from None
+        raise NoSuchProcess(f"process {pid}") from None
 
 
 def waiting_calls(pid: int) -> dict[int, int]:
