@@ -12,6 +12,7 @@ from livecr.waits import live
 
 __all__ = ["obstacles"]
 
+_TRIES = 100
 _MISSING = (FileNotFoundError, ProcessLookupError, NoSuchProcess)
 
 
@@ -45,6 +46,7 @@ def _of_tree(root: int, unix_peer: str) -> list[Obstacle]:
     pids = tree.members(root)
     if os.getpid() in pids:
         return [Obstacle(f"process {root}", "livecr itself descends from it", "name another process")]
+    tries = 0
     while True:
         try:
             found = [obstacle for pid in pids for obstacle in _of_one(pid)]
@@ -54,7 +56,8 @@ def _of_tree(root: int, unix_peer: str) -> list[Obstacle]:
         except _MISSING:
             # A child may end at any time, and those born meanwhile will be looked at when they are frozen.
             there = set(tree.members(root))
-            if root not in there or there.issuperset(pids):
+            tries += 1
+            if root not in there or tries > _TRIES:
                 raise
             pids = [pid for pid in pids if pid in there]
 

@@ -134,7 +134,7 @@ def _look_ahead(pids: list[int], iterator: bpf.TaskIterator | None) -> dict[int,
     """What each process shows only while it runs. Some may have ended since they were seen."""
     found = {}
     for pid in pids:
-        with suppress(FileNotFoundError, ProcessLookupError):
+        with suppress(FileNotFoundError, ProcessLookupError, NoSuchProcess):
             found[pid] = look_ahead(pid, iterator)
     if pids[0] not in found:
         raise Refused("the process ended before it could be frozen", where=f"process {pids[0]}")

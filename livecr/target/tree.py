@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["confirm", "end", "freeze", "members", "thaw"]
 
 _TIMEOUT_S = 10.0
+_ENDING_S, _PAUSE_S = 0.5, 0.001
 _GONE = (FileNotFoundError, ProcessLookupError)
 
 
@@ -90,8 +91,12 @@ def _freeze_child(child: int, processes: dict[int, Process]) -> None:
     try:
         processes[child] = one.freeze(child)
     except Refused:
-        if not _has_ended(child):
-            raise
+        # One that is ending cannot be stopped any more, and is no zombie yet.
+        give_up = time.monotonic() + _ENDING_S
+        while not _has_ended(child):
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(_PAUSE_S)
 
 
 def thaw(tree: Tree, just_before: Callable[[Tracee], None] | None = None) -> None:
