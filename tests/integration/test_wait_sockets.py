@@ -199,3 +199,17 @@ def test_it_is_shown_as_the_program_made_it(
     (call,) = [wait for wait in waits["tasks"] if wait["call"] != "futex"]
     assert call["call"] == "recvfrom"
     assert 10_000 * NS_PER_MS < call["remaining_ns"] < 20_000 * NS_PER_MS
+
+
+@pytest.mark.parametrize("fate", [LEFT_RUNNING, RESTORED])
+def test_a_thread_in_it_can_be_cancelled(
+    fate: str, program: Callable[[str], Path], target: Callable[..., Any], place: Path, livecr: Any
+) -> None:
+    """pthread_cancel in the midst of calls made again, by epoll and by poll: at once, with its clean-up."""
+    one = target([program("wait_cancelled")])
+    until_all_blocked(one)
+    meet_all([(fate, one, place / "image.livecr")], livecr)
+    until_all_blocked(one)
+    one.signal(signal.SIGUSR1)
+    assert one.wait() == 0
+    assert one.output() == "waiting\ncancelled 2 cleaned 3\n"
