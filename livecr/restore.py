@@ -8,7 +8,7 @@ all. Until then the kernel kills what is half-built if livecr ends.
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 
 from livecr import plausible
@@ -26,7 +26,7 @@ from livecr.target.tracee import Registers, Tracee
 from livecr.waits import written
 from livecr.waits.clocks import ProgramTime
 from livecr.waits.rearm import rearm, remaining_ns
-from livecr.waits.reenter import Reentry
+from livecr.waits.reenter import Reentry, needs_shim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -206,13 +206,16 @@ class _Building:
         pid = record.place.pid
         seed = self._seeds[pid]
         reentry = self._reentries[pid] = Reentry(Shims(seed.leader, compat=seed.compat))
+        own = {thread.tid: Registers.unpack(thread.registers) for thread in self._cores[pid].threads}
+        shimmed = [(tid, own[tid]) for tid, wait in self._waits.items() if tid in own and needs_shim(wait)]
+        reentry.make_room(list(own), shimmed, lambda: nullcontext(seed.run))
         # Those that wait for CPU time last: what the half-built process still uses of it counts.
         for thread in sorted(
             self._cores[pid].threads, key=lambda t: _is_for_cpu_time(self._waits.get(t.tid))
         ):
             task = self._tasks[thread.tid]
             task.set_xstate(thread.xstate)
-            registers = Registers.unpack(thread.registers)
+            registers = own[thread.tid]
             wait = self._waits.get(thread.tid)
             if wait is not None and wait.how == "eintr":
                 registers = reentry.registers(thread.tid, wait, registers, self._left_ns(thread.tid))

@@ -100,7 +100,7 @@ class Sleeper:
     ``kind``: "hrtimer", "jiffies" (a timer of the timer wheel) or CPU. ``clockid``: the clock base, or the id
     of the CPU clock. ``soft_ns`` is the time asked for and ``hard_ns`` the time with the task's timer slack,
     both on the host's clock.
-    ``uncertainty_ns``: 0, or one tick for jiffies.
+    ``uncertainty_ns``: 0, or two ticks for jiffies.
     """
 
     __slots__ = ("clockid", "hard_ns", "kind", "soft_ns", "uncertainty_ns")
@@ -236,8 +236,12 @@ def _task_state(row: tuple[Any, ...], tick_ns: int) -> TaskState:
 
 
 def _jiffies_sleeper(expires: int, jiffies: int, now_ns: int, tick_ns: int) -> Sleeper:
-    """timer->expires is the low word of jiffies_64; within the current tick the phase is not known."""
+    """timer->expires is the low word of jiffies_64; within the current tick the phase is not known.
+
+    A timer fires in the tick after the one that it names, so that it is never early (kernel/time/timer.c,
+    calc_index), and coarser the longer it runs; that is not counted.
+    """
     ticks = (expires - jiffies) & 0xFFFFFFFFFFFFFFFF
     ticks -= (1 << 64) if ticks >> 63 else 0
-    deadline_ns = now_ns + ticks * tick_ns
-    return Sleeper("jiffies", 1, deadline_ns, deadline_ns, tick_ns)
+    deadline_ns = now_ns + (ticks + 1) * tick_ns
+    return Sleeper("jiffies", 1, deadline_ns, deadline_ns, 2 * tick_ns)

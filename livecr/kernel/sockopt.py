@@ -1,8 +1,8 @@
-"""What getsockopt(2) tells of a socket, but not to Python's: packet filters, and multicast groups.
+"""What getsockopt(2) tells of a socket, without Python's socket, or not to that: filters, multicast groups.
 
 No call lists the groups of a socket, so it is asked for each that /proc/net/igmp and igmp6 list:
 MCAST_MSFILTER (ip(7)) tells of one group whether this socket has joined it, and from which sources. Called by
-the kinds of socket.
+the kinds of socket, and by waits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
 
-__all__ = ["Group", "attach_filter", "filter_of", "groups", "join"]
+__all__ = ["Group", "attach_filter", "filter_of", "groups", "integer", "join", "option"]
 
 _NR_SETSOCKOPT, _NR_GETSOCKOPT = 54, 55
 _SOL_SOCKET, _SO_ATTACH_FILTER, _SO_GET_FILTER = 1, 26, 26
@@ -33,6 +33,19 @@ _PORT_BYTES, _PORT_AND_FLOW_BYTES = 2, 6  # between the family and the address
 
 def _address(buffer: object) -> int:
     return int(ffi.cast("uintptr_t", ffi.from_buffer(buffer)))
+
+
+def option(fd: int, name: int, size: int) -> bytes:
+    """``size`` bytes of option ``name`` of SOL_SOCKET; zeros where the socket does not know it."""
+    value, length = ffi.new("char[]", size), ffi.new("int *", size)
+    at = (int(ffi.cast("uintptr_t", value)), int(ffi.cast("uintptr_t", length)))
+    lib.lcr_syscall(_NR_GETSOCKOPT, fd, _SOL_SOCKET, name, *at, 0)
+    return bytes(ffi.buffer(value))
+
+
+def integer(fd: int, name: int) -> int:
+    """An option of SOL_SOCKET that is an int."""
+    return int.from_bytes(option(fd, name, 4), "little", signed=True)
 
 
 def _get(fd: int, level: int, option: int, at: int, room: int) -> tuple[int, int]:

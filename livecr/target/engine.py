@@ -14,7 +14,7 @@ import os
 from livecr._native import ffi, lib
 from livecr.errors import Failed
 from livecr.kernel import procfs
-from livecr.target import blobs, compat, shim
+from livecr.target import blobs, compat
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from livecr.target.process import Process
     from livecr.target.tracee import Registers, Tracee
 
-__all__ = ["PAGE", "Borrowed", "Engine", "free_range", "inject", "native_registers", "run"]
+__all__ = ["PAGE", "USER_END", "Borrowed", "Engine", "free_range", "inject", "native_registers", "run"]
 
 PAGE = 4096
 SCRATCH_BYTES = 4 * PAGE
@@ -39,13 +39,13 @@ SAVE_AREA = (
 )
 _SAVE_BYTES = 8 * (len(SAVE_AREA) + 4)  # flags_count, mask, scratch, scratch_bytes
 
-_TASK_SIZE = 0x7FFFFFFFF000
+USER_END = 0x7FFFFFFFF000
 _PROT_READ_WRITE = 3
 _MAP_PRIVATE_ANONYMOUS = 0x22
 _MAP_FIXED_NOREPLACE = 0x100000
 
 
-def free_range(taken: list[tuple[int, int]], size: int, limit: int = _TASK_SIZE) -> int:
+def free_range(taken: list[tuple[int, int]], size: int, limit: int = USER_END) -> int:
     """The start of a hole of ``size`` bytes: in the middle of the largest gap between ``taken`` ranges
     below ``limit``."""
     best, at = 0, 0
@@ -72,8 +72,8 @@ class Engine:
         self._cave, self._original, is_leftover = _find_cave(process, self._mappings, self._blob)
         if is_leftover:
             self._refuse_occupied()
-        taken = [(m.start, m.end) for m in self._mappings if m.end <= _TASK_SIZE]
-        self.scratch = free_range(taken, SCRATCH_BYTES, compat.TASK_SIZE if process.compat else _TASK_SIZE)
+        taken = [(m.start, m.end) for m in self._mappings if m.end <= USER_END]
+        self.scratch = free_range(taken, SCRATCH_BYTES, compat.TASK_SIZE if process.compat else USER_END)
 
     def __enter__(self) -> Engine:
         return self
@@ -209,13 +209,11 @@ def run(task: Tracee, program: Program, way: Callable[[Any, Any], int]) -> list[
 def _find_cave(process: Process, mappings: list[procfs.Mapping], engine: bytes) -> tuple[int, bytes, bool]:
     """Where the engine can be written: its address, the bytes there now, and whether it is a leftover."""
     task = process.leader
-    executable = [m for m in mappings if m.perms == "r-xp" and m.end <= _TASK_SIZE]
+    executable = [m for m in mappings if m.perms == "r-xp" and m.end <= USER_END]
     executable.sort(key=lambda m: (m.path != "[vdso]", m.start))
     magic = engine[:_CALL_OFFSET]
     for mapping in executable:
         page = task.read(mapping.end - PAGE, PAGE)
-        if mapping.path == "[vdso]":
-            page = page[: shim.content_end(page, compat=process.compat)]
         leftover = page.find(magic)
         if leftover >= 0 and leftover % 16 == 0:
             # Of a livecr that was killed. Put back afterwards: a signal handler may yet return into it.

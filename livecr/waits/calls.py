@@ -6,17 +6,24 @@ is done in the moment before each task is let go. Called by checkpoint.py.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from livecr.target.compat import refuse_mixed
+from livecr.target.engine import Engine
 from livecr.target.shim import Shims
 from livecr.waits import written
 from livecr.waits.classify import Wait, classify_all
 from livecr.waits.deadlines import Evidence
 from livecr.waits.reenter import Reentry
+from livecr.waits.restart import as_kernel_resumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from livecr.kernel.bpf import TaskIterator
     from livecr.target.process import Process
+    from livecr.target.program import Program
     from livecr.target.tracee import Registers, Tracee
 
 __all__ = ["Calls", "look_ahead"]
@@ -37,9 +44,8 @@ class Calls:
         self._frozen = frozen
         self._evidence = evidence
         shims = Shims(frozen.leader, compat=frozen.compat)
-        self.registers: dict[int, Registers] = {
-            task.tid: shims.own_registers(task.registers()) for task in frozen.tasks
-        }
+        self.registers: dict[int, Registers] = {task.tid: shims.own_registers(task) for task in frozen.tasks}
+        evidence.made_again = shims.deadlines
         evidence.stopped = bool(frozen.stop_signal)
         for task in frozen.tasks:
             refuse_mixed(frozen, task, self.registers[task.tid])
@@ -58,7 +64,13 @@ class Calls:
 
     def enter_again(self) -> None:
         """Those that the freeze has ended with EINTR."""
-        self._reentry.enter(self._frozen.tasks, self.waits, self.registers)
+        self._reentry.enter(self._frozen.tasks, self.waits, self.registers, self._system_calls)
+
+    @contextmanager
+    def _system_calls(self) -> Iterator[Callable[[Program], list[int]]]:
+        """Lend out the leader, to make system calls in the process."""
+        with Engine(self._frozen, as_kernel_resumes) as engine, engine.borrow(self._frozen.leader) as lent:
+            yield lent.run
 
     def set_time_left(self, task: Tracee) -> None:
         """Just before it is let go: take off what has passed since the freeze."""

@@ -37,6 +37,8 @@ __all__ = [
         "TIME32",
         "TIME64",
         "TIMESPEC",
+        "TIMED_OUT",
+        "TIMED_OUT_ELSE",
         "Call",
         "call_name",
         "key",
@@ -295,6 +297,10 @@ REENTERED: dict[int, tuple[int, dict[int, int]]] = {
 
 #: The same, without a timeout: made again as they are.
 REENTERED_UNTIMED = (65, *REENTERED)
+
+#: What a call returns when a timeout of the socket's own is over: -EAGAIN, but for these (af_inet.c).
+TIMED_OUT = -11
+TIMED_OUT_ELSE = {42: -115}  # connect: -EINPROGRESS
 
 #: Calls that tell how much they have done when they are interrupted, and not that they were: by how much each
 #: argument (by index) differs, for each unit that was done, when the rest is asked for.

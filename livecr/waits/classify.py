@@ -11,9 +11,10 @@ from __future__ import annotations
 from livecr.errors import Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import clock, procfs
-from livecr.waits import abi, catalog
+from livecr.waits import abi, catalog, sockets
 from livecr.waits.deadlines import deadlines, getevents_arg, restart_kind
 from livecr.waits.restart import EINTR, how, interrupted_call
+from livecr.waits.transfers import Rest, rest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from livecr.waits.abi import Abi
     from livecr.waits.catalog import Call
     from livecr.waits.deadlines import Deadline, Evidence, ReadMemory
+    from livecr.waits.sockets import Polled
 
 __all__ = [
     *("WAIT_FOR_IT", "Wait", "belongs", "classify", "classify_all", "clock_obstacle", "first_call"),
@@ -49,6 +51,8 @@ class Wait(Record):
     ``rmtp`` of the sleeps, ``uaddr``, ``val``, ``flags``, ``bitset`` of futex, ``ufds``, ``nfds`` of poll.
     Every sleep on a CPU clock is of kind "cpu"; its times are CPU time. ``clock_owner``: of the CPU clock of
     a process that is not in the image, which one that is (kernel/cpu_clock.born).
+    ``poll_events`` of a call on a socket with a timeout of its own (see sockets): what poll(2) waits for in
+    its place on descriptor ``poll_fd``; 0 for any other call. ``rest``: what a transfer has yet to move.
     """
 
     call: int
@@ -76,6 +80,9 @@ class Wait(Record):
     ufds: int = 0
     nfds: int = 0
     clock_owner: str = ""
+    poll_fd: int = 0
+    poll_events: int = 0
+    rest: Rest | None = None
 
 
 #: The way out where a call is not known or not supported.
@@ -114,16 +121,10 @@ def classify(tid: int, registers: Registers, evidence: Evidence, read_memory: Re
     table = abi.of_registers(registers)
     arguments = list(registers.arguments())
     call = table.find(number, arguments)
-    done = 0
     if code is None:
-        if call is None or (registers.result() != EINTR and not _cut_short(tid, table, registers, evidence)):
-            return None
-        # EINTR with nothing delivered: ours, if the call is one that a freeze ends.
-        if EINTR not in call.codes and not evidence.slept_until_frozen(tid):
-            return None
-        if evidence.stopped or _signal_is_due(evidence.pid, tid):
-            return None  # the program's own EINTR: its handler runs, or it is continued
-        code, done = EINTR, max(0, registers.result())
+        code = _ended_by_freeze(tid, table, registers, call, evidence, read_memory)
+    if code is None:
+        return None
     where = f"task {tid} of process {evidence.pid}"
     block = evidence.restart_block(tid) if how(code) == "rearm" else None
     restarted = number == table.restart_syscall
@@ -140,19 +141,59 @@ def classify(tid: int, registers: Registers, evidence: Evidence, read_memory: Re
         raise Refused(obstacle.object, where=obstacle.task, way_out=obstacle.way_out)
     if block is not None and not belongs(table, block, number):
         block = None
+    polled = sockets.polled(evidence.pid, call, arguments, read_memory) if how(code) == "eintr" else None
+    if polled is not None and polled.unlike:
+        obstacle = sockets.obstacle(where, call, polled)
+        raise Refused(obstacle.object, where=obstacle.task, way_out=obstacle.way_out)
     # An absolute sleep has a restart block of its own only if it was given one by a restore.
     given = how(code) == "rearm" and call.encoding == catalog.ABS_IF_FLAG and call.is_absolute(arguments)
     found = deadlines(tid, call, arguments, evidence, read_memory, block=block, restarted=restarted or given)
-    return _wait(tid, table, call, arguments, code, done, restarted, found, block, evidence)
+    done, left = 0, None
+    if code == EINTR:
+        done = max(0, registers.result())
+        if done and polled is not None and not _has_time_left(found, evidence):
+            return None  # its time is over, and it returns what there was
+        left = rest(evidence.pid, call, arguments, done, polled is not None, read_memory)
+    return _wait(tid, table, call, arguments, code, done, restarted, found, block, polled, left, evidence)
 
 
-def _cut_short(tid: int, table: Abi, registers: Registers, evidence: Evidence) -> bool:
+def _has_time_left(found: list[Deadline], evidence: Evidence) -> bool:
+    return bool(found) and found[0].host_ns > evidence.now_ns[found[0].clock]
+
+
+def _ended_by_freeze(
+    tid: int,
+    table: Abi,
+    registers: Registers,
+    call: Call | None,
+    evidence: Evidence,
+    read_memory: ReadMemory,
+) -> int | None:
+    """EINTR for a call that a freeze has ended for good, be it with EINTR or with less than it was to do."""
+    result, arguments = registers.result(), list(registers.arguments())
+    if call is None or (result < 0 and result != EINTR):
+        return None
+    if result == EINTR:
+        ours = _freeze_ends(call, arguments, evidence, read_memory) or evidence.slept_until_frozen(tid)
+    elif registers.call() in table.done:
+        ours = _cut_short(tid, registers, evidence)
+    else:
+        timed = sockets.polled(evidence.pid, call, arguments, read_memory) is not None
+        ours = result > 0 and rest(evidence.pid, call, arguments, result, timed, read_memory) is not None
+    # Else it is the program's own: its handler runs as soon as it is let go, or it is continued.
+    return EINTR if ours and not evidence.stopped and not _signal_is_due(evidence.pid, tid) else None
+
+
+def _freeze_ends(call: Call, arguments: list[int], evidence: Evidence, read_memory: ReadMemory) -> bool:
+    """Whether it is one of the calls that answer EINTR to a freeze."""
+    return EINTR in call.codes or sockets.polled(evidence.pid, call, arguments, read_memory) is not None
+
+
+def _cut_short(tid: int, registers: Registers, evidence: Evidence) -> bool:
     """Whether a call that tells how much it has done (catalog.DONE) was on the point of doing more.
 
     If it was not, and had got all that it wanted, it will find so when it is made again, and return at once.
     """
-    if registers.call() not in table.done or registers.result() < 0:
-        return False
     if not evidence.slept_until_frozen(tid):
         return False
     _, second, third, flags, *_ = registers.arguments()
@@ -281,6 +322,8 @@ def _wait(
     restarted: bool,
     found: list[Deadline],
     block: RestartBlock | None,
+    polled: Polled | None,
+    left: Rest | None,
     evidence: Evidence,
 ) -> Wait:
     kind = restart_kind(block)
@@ -329,6 +372,9 @@ def _wait(
         restarted=restarted,
         abi=table.name,
         kind=kind,
+        poll_fd=polled.fd if polled is not None else 0,
+        poll_events=polled.events if polled is not None else 0,
+        rest=left,
         **fields,
     )
 

@@ -17,7 +17,7 @@ import os
 from livecr.errors import Failed
 from livecr.kernel import clock
 from livecr.kernel.bpf import CPU, Unavailable, switched_off
-from livecr.waits import catalog
+from livecr.waits import catalog, sockets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class Evidence:
         self.at_rmtp: dict[
             tuple[int, int], bytes
         ] = {}  # what written.remember saw; (tid, address) -> timespec
+        self.made_again: dict[int, int] = {}  # tid -> host's CLOCK_MONOTONIC; of those in shims
         self.asleep: dict[int, tuple[int, int]] = {}  # tid -> (when it fell asleep, uncertainty)
         self.timers_before: list[Timer] | None = None
         self.timers_after: list[Timer] | None = None
@@ -257,6 +258,13 @@ def getevents_arg(arguments: list[int], read_memory: ReadMemory) -> tuple[int, i
     return (*(int.from_bytes(raw[at : at + 8], "little") for at in (0, 8, 16)),)  # type: ignore[return-value]
 
 
+def _asked_of_socket(
+    call: Call, arguments: list[int], evidence: Evidence, read_memory: ReadMemory
+) -> Asked | None:
+    polled = sockets.polled(evidence.pid, call, arguments, read_memory)
+    return Asked(clock.MONOTONIC, polled.timeout_ns) if polled is not None else None
+
+
 # -- the sources
 
 
@@ -280,8 +288,12 @@ def deadlines(
     ``block``: the restart block if it belongs to this very call. ``restarted``: its restart block goes on
     with it, so its timeout argument was counted from an earlier moment than its last falling asleep.
     """
+    if tid in evidence.made_again:
+        return [Deadline(clock.MONOTONIC, evidence.made_again[tid], "argument")]
     try:
         timeout = asked(call, arguments, read_memory, interrupted=evidence.frozen)
+        if call.socket_option:
+            timeout = _asked_of_socket(call, arguments, evidence, read_memory)
         readable = True
     except Failed:
         timeout, readable = None, False
@@ -296,7 +308,8 @@ def deadlines(
         timeout = None  # a point in time on the clock as it was before a restore, see rearm
     if timeout is not None:
         found += [
-            _from_timer_list(evidence, tid, timeout, restarted),
+            # Sockets have timers in jiffies, which are not in that list.
+            None if call.socket_option else _from_timer_list(evidence, tid, timeout, restarted),
             _from_scheduler(evidence, tid, timeout, restarted),
         ]
         # A point in time does not age: better than anything that was measured.

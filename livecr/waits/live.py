@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 
-from livecr._native import ffi, lib
 from livecr.errors import Failed, NoSuchProcess, Obstacle, Refused
 from livecr.kernel import clock, machine, procfs
 from livecr.kernel.bpf import TaskIterator, Unavailable
-from livecr.target.shim import SLOTS_MAX
-from livecr.waits import abi, catalog, mixed
+from livecr.target.shim import Shims
+from livecr.target.tracee import Tracee
+from livecr.waits import abi, catalog, mixed, sockets
 from livecr.waits.classify import argument_obstacle, belongs, clock_obstacle, first_call
 from livecr.waits.deadlines import Evidence, asked, deadlines
 
@@ -103,7 +103,6 @@ def obstacles_before_freeze(pid: int) -> list[Obstacle]:
     def read(address: int, size: int) -> bytes:
         return read_memory(pid, address, size)
 
-    shims = 0
     for tid, task in tasks.items():
         # A call that is not in the catalog is seldom blocked in: whether it is, the freeze will tell.
         call = table.find(task.number, task.arguments) if task is not None else None
@@ -114,21 +113,17 @@ def obstacles_before_freeze(pid: int) -> list[Obstacle]:
             timed = _has_timeout(call, task.arguments, read)
             if call.key not in (table.reentered if timed else table.reentered_untimed):
                 obstacles.append(Obstacle(where, f"it waits in {call.name}", _EINTR_WAY_OUT))
-            shims += timed or _may_have_done(table, call, task.arguments)
             if (obstacle := argument_obstacle(call, task.arguments, read, where)) is not None:
                 obstacles.append(obstacle)
-        elif call.socket_option and _socket_timeout(pid, fd := _socket(pid, call, task), call.socket_option):
-            name = "SO_RCVTIMEO" if call.socket_option == catalog.SO_RCVTIMEO else "SO_SNDTIMEO"
-            text = f"it waits in {call.name} on fd {fd}, a socket with {name} set"
-            obstacles.append(Obstacle(where, text, _EINTR_WAY_OUT))
+        elif call.socket_option:
+            found = sockets.polled(pid, call, task.arguments, read)
+            if found is not None and found.unlike:
+                obstacles.append(sockets.obstacle(where, call, found))
         elif (obstacle := clock_obstacle(call, task.arguments, pid, where)) is not None:
             obstacles.append(obstacle)
         elif call.encoding in _WRITTEN and not _writable(pid, task.arguments[call.timeout or 0]):
             text = f"it waits in {call.name} with its timeout in read-only memory"
             obstacles.append(Obstacle(where, text, _EINTR_WAY_OUT))
-    if shims > SLOTS_MAX:
-        text = f"{shims} of its tasks wait in calls that a freeze ends with EINTR, with a timeout"
-        obstacles.append(Obstacle(f"process {pid}", text, f"at most {SLOTS_MAX} can be entered again"))
     return obstacles
 
 
@@ -139,21 +134,6 @@ def _has_timeout(call: Call, arguments: list[int], read: ReadMemory) -> bool:
         return True  # a timeout that cannot be read now could be, when the call began
 
 
-def _may_have_done(table: Abi, call: Call, arguments: list[int]) -> bool:
-    """Whether it can tell that it has done a part (catalog.DONE): it submits, or waits for more than one."""
-    return call.key in table.done and arguments[1] > (call.number != catalog.IO_URING_ENTER)
-
-
-def _socket(pid: int, call: Call, task: Blocked) -> int:
-    """The descriptor: argument 0, or the first word of those that a socketcall has in memory."""
-    if not call.part:
-        return task.arguments[0]
-    try:
-        return int.from_bytes(read_memory(pid, task.arguments[1], 4), "little")
-    except Failed:
-        return -1
-
-
 #: Timeouts in which the kernel leaves what is left; where it cannot, the call ends with EINTR (fs/select.c).
 _WRITTEN = (catalog.LEFT, catalog.LEFT_TIMEVAL)
 
@@ -162,31 +142,6 @@ def _writable(pid: int, address: int) -> bool:
     if address == 0:
         return True  # no timeout
     return any(m.start <= address < m.end and "w" in m.perms for m in procfs.mappings(pid, with_flags=False))
-
-
-_NR_PIDFD_GETFD = 438
-_NR_GETSOCKOPT = 55
-_SOL_SOCKET = 1
-
-
-def _socket_timeout(pid: int, fd: int, option: int) -> bool:
-    """Whether the descriptor is a socket on which this timeout is set."""
-    try:
-        if not os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:"):
-            return False
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return False
-    duplicate = lib.lcr_syscall(_NR_PIDFD_GETFD, pidfd, fd, 0, 0, 0, 0)
-    os.close(pidfd)
-    if duplicate < 0:
-        return False
-    value = ffi.new("int64_t[2]")  # struct timeval
-    length = ffi.new("int *", 16)
-    pointers = (int(ffi.cast("uintptr_t", value)), int(ffi.cast("uintptr_t", length)))
-    result = lib.lcr_syscall(_NR_GETSOCKOPT, duplicate, _SOL_SOCKET, option, *pointers, 0)
-    os.close(duplicate)
-    return bool(result == 0 and (value[0] or value[1]))
 
 
 # -- what is shown ------------------------------------------------------------------------------------------
@@ -241,6 +196,13 @@ def _look(pid: int, iterator: TaskIterator | None) -> list[LiveWait]:
         evidence = Evidence.before_freeze(pid, iterator)
     except (FileNotFoundError, ProcessLookupError):
         raise Refused("the process ended", where=f"process {pid}") from None
+    shims = Shims(Tracee(pid, pid), compat=table.name == machine.I386)
+    for tid, task in tasks.items():
+        own = shims.own_call(task.rip, task.arguments) if task is not None else None
+        if task is not None and own is not None:
+            task.number, task.arguments, deadline_ns = own
+            if deadline_ns:
+                evidence.made_again[tid] = deadline_ns
     return [_live_wait(pid, tid, task, table, evidence) for tid, task in tasks.items()]
 
 

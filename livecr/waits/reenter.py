@@ -8,28 +8,29 @@ Used by the checkpoint, as soon as the tasks are frozen, and by the restore.
 
 from __future__ import annotations
 
-from livecr._native import lib
-from livecr.target.shim import Shims
+from livecr.target.shim_code import POLL, REST, offset
 from livecr.waits import abi, catalog
 from livecr.waits.deadlines import getevents_arg
+from livecr.waits.restart import ERESTARTNOHAND
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from struct import Struct
+
+    from livecr.target.shim import Engine, Shims
     from livecr.target.tracee import Registers, Tracee
-    from livecr.waits.catalog import Call
     from livecr.waits.classify import Wait
+    from livecr.waits.transfers import Rest
 
 __all__ = ["Reentry", "needs_shim"]
 
-_ENOSYS = 38
-_SYSCALL_BYTES = 2
-_NS_PER_MS = 1_000_000
-_NS = 1_000_000_000
+_NR_PPOLL = 271
+_FOREVER_S = 1 << 40
 
 
 def needs_shim(wait: Wait) -> bool:
     """Whether its arguments, or its result, have to differ from those of the program's own call."""
-    return wait.how == "eintr" and (wait.remaining_ns is not None or wait.done > 0)
+    return wait.how == "eintr" and (wait.remaining_ns is not None or wait.rest is not None or wait.done > 0)
 
 
 class Reentry:
@@ -37,61 +38,136 @@ class Reentry:
 
     def __init__(self, shims: Shims) -> None:
         self._shims = shims
-        self._timed: dict[int, tuple[int, Call]] = {}  # TID: the address of the struct timespec, whose it is
+        #: TID: its slot, and where in that and how what is left lies; of those that wait for a time.
+        self._slots: dict[int, tuple[int, str, Struct]] = {}
+
+    def make_room(self, tids: list[int], shimmed: list[tuple[int, Registers]], engine: Engine) -> None:
+        """See to it that there is a slot for each of ``shimmed``, TIDs with the program's own registers.
+
+        ``tids``: of all tasks of the process.
+        """
+        if not shimmed:
+            return
+        self._shims.occupy(tids)
+        lacking = self._shims.lacking(shimmed)
+        if lacking:
+            self._shims.grow(lacking, engine)
 
     def registers(self, tid: int, wait: Wait, own: Registers, left_ns: int) -> Registers:
-        """What task ``tid``, whose own registers are ``own``, has to go on with to make the call again."""
+        """What task ``tid``, whose own registers are ``own``, has to go on with to make the call again.
+
+        Room must have been made for it. What is left can still be changed by ``refresh``.
+        """
         if not needs_shim(wait):
-            return own.copy(rip=own.rip - _SYSCALL_BYTES, rax=wait.call, orig_rax=-1)
-        is_timed = wait.remaining_ns is not None
-        call, changed = _replacement(wait)
-        is_enter = call.encoding == catalog.GETEVENTS_ARG
-        sigmask = getevents_arg(wait.arguments, self._shims.read)[:2] if is_enter else (0, 0)
-        timespec = _timespec(call, left_ns) if is_timed else b""
-        slot = self._shims.make(own, wait.call, timespec, done=wait.done, sigmask=sigmask)
+            return _interrupted(own, wait.call)
+        if wait.poll_events:
+            made_again = self._polled(tid, wait, own)
+        elif wait.rest is not None:
+            made_again = self._rest(tid, wait.rest, wait, own)
+        else:
+            made_again = self._again(tid, wait, own)
+        self.refresh(tid, left_ns)
+        return made_again
+
+    def _again(self, tid: int, wait: Wait, own: Registers) -> Registers:
+        table = abi.of(wait.abi)
+        call = table.find(wait.call, wait.arguments)
+        assert call is not None
+        number, changed = table.reentered[call.key]
         arguments = list(wait.arguments)
-        here = {catalog.LEFT_HERE: slot.timespec_at, catalog.ARG_HERE: slot.arg_at}
-        for index, value in changed.items() if is_timed else ():
-            arguments[index] = here.get(value, value)
-        if is_timed and is_enter:
-            arguments[3] &= ~catalog.ENTER_ABS_TIMER
-        for index, difference in abi.of(wait.abi).done.get(wait.call, {}).items():
-            arguments[index] += difference * wait.done
-        if call.encoding == catalog.MILLISECONDS:
-            arguments[3] = -(-left_ns // _NS_PER_MS)  # no epoll_pwait2 before 5.11: up to 1 ms late
-        elif is_timed:
-            self._timed[tid] = slot.timespec_at, call
-        registers = dict(zip(self._shims.arguments, arguments, strict=True))
-        return own.copy(rip=slot.entry, rax=call.number, orig_rax=-1, **registers)
+        words = {"number": wait.call, "moved": wait.done}
+        where, timespec = "seconds", (call if number == wait.call else table.calls[number]).timespec
+        if call.encoding == catalog.GETEVENTS_ARG:
+            where = "address"  # the slot begins with a struct io_uring_getevents_arg
+            words |= dict(zip(("seconds", "nanoseconds"), self._sigmask(wait), strict=True))
+            arguments[3] = arguments[3] & ~catalog.ENTER_ABS_TIMER | catalog.ENTER_EXT_ARG
+        elif wait.remaining_ns is None:
+            words["seconds"] = _FOREVER_S
+        here = next(i for i, value in changed.items() if value in (catalog.LEFT_HERE, catalog.ARG_HERE))
+        behind, slot_at = self._shims.make(tid, own, self._shims.code.shim_of(here), **words)
+        for i, value in changed.items():
+            arguments[i] = slot_at if i == here else value
+        for i, difference in table.done.get(wait.call, {}).items():
+            arguments[i] += difference * wait.done
+        if wait.remaining_ns is not None:
+            self._slots[tid] = slot_at, where, timespec
+            if where == "address":
+                self._shims.write(slot_at + offset("pollfd"), slot_at + offset(where))
+        return _interrupted(self._with(own, behind, arguments), number)
+
+    def _sigmask(self, wait: Wait) -> tuple[int, int]:
+        """Address and size of the signal mask that io_uring_enter was given."""
+        if wait.arguments[3] & catalog.ENTER_EXT_ARG:
+            return getevents_arg(wait.arguments, self._shims.read)[:2]
+        return wait.arguments[4], wait.arguments[5] if wait.arguments[4] else 0
+
+    def _polled(self, tid: int, wait: Wait, own: Registers) -> Registers:
+        words = {
+            "number": wait.call,
+            "expired": catalog.TIMED_OUT_ELSE.get(wait.call, catalog.TIMED_OUT),
+            "pollfd": wait.poll_fd & 0xFFFFFFFF | wait.poll_events << 32,
+        }
+        if wait.rest is not None:
+            words |= _words(wait.rest)
+        behind, slot_at = self._shims.make(tid, own, POLL, **words)
+        self._slots[tid] = slot_at, "seconds", catalog.TIMESPEC
+        arguments = [slot_at + offset("pollfd"), 1, slot_at, 0, 0, own.r9]
+        return _interrupted(self._with(own, behind, arguments), _NR_PPOLL)
+
+    def _rest(self, tid: int, rest: Rest, wait: Wait, own: Registers) -> Registers:
+        words = {"number": wait.call, "pollfd": rest.fd & 0xFFFFFFFF}
+        behind, slot_at = self._shims.make(tid, own, REST, **words, **_words(rest))
+        at, size = rest.address + rest.moved_bytes, rest.size_bytes - rest.moved_bytes
+        return _interrupted(self._with(own, behind, [rest.fd, at, size, rest.flags, 0, slot_at]), rest.call)
+
+    def _with(self, own: Registers, rip: int, arguments: list[int]) -> Registers:
+        return own.copy(rip=rip, **dict(zip(self._shims.code.arguments, arguments, strict=True)))
 
     def refresh(self, tid: int, left_ns: int) -> None:
         """Just before a task is let go: what is left now."""
-        if tid in self._timed:
-            timespec_at, call = self._timed[tid]
-            self._shims.set_left(timespec_at, _timespec(call, left_ns))
+        if tid in self._slots:
+            slot_at, where, timespec = self._slots[tid]
+            self._shims.set_left(slot_at, where, left_ns, timespec)
 
-    def enter(self, tasks: list[Tracee], waits: dict[int, Wait], own: dict[int, Registers]) -> None:
+    def enter(
+        self, tasks: list[Tracee], waits: dict[int, Wait], own: dict[int, Registers], engine: Engine
+    ) -> None:
         """Set the registers of all frozen tasks that have to enter again. Should livecr die now, they do."""
         again = [task for task in tasks if task.tid in waits and waits[task.tid].how == "eintr"]
-        if any(needs_shim(waits[task.tid]) for task in again):
-            self._shims.occupy(tasks)
         for task in again:
+            # For those with a shim only until it is there: better a longer wait or a short count than EINTR.
+            task.set_registers(_without_shim(waits[task.tid], own[task.tid]))
+        shimmed = [task for task in again if needs_shim(waits[task.tid])]
+        if not shimmed:
+            self._shims.drop(tasks, engine)
+        self.make_room([task.tid for task in tasks], [(task.tid, own[task.tid]) for task in shimmed], engine)
+        for task in shimmed:
             wait = waits[task.tid]
-            again_with = self.registers(task.tid, wait, own[task.tid], wait.remaining_ns or 0)
-            task.set_registers(again_with)
+            task.set_registers(self.registers(task.tid, wait, own[task.tid], wait.remaining_ns or 0))
 
 
-def _replacement(wait: Wait) -> tuple[Call, dict[int, int]]:
-    """The call to be made, and the arguments of it that differ from the program's."""
-    table = abi.of(wait.abi)
-    own = table.find(wait.call, wait.arguments)
-    assert own is not None
-    number, changed = table.reentered[own.key]
-    # epoll_pwait2 is the only other call, and has the same number by both conventions.
-    if number != wait.call and lib.lcr_syscall(number, 2**64 - 1, 0, 0, 0, 0, 0) == -_ENOSYS:
-        return own, {}
-    return own if number == wait.call else table.calls[number], changed
+def _words(rest: Rest) -> dict[str, int]:
+    """Of a slot."""
+    return {
+        "moved": rest.moved_bytes,
+        "mover": rest.call,
+        "address": rest.address,
+        "size": rest.size_bytes,
+        "flags": rest.flags,
+        "enough": rest.enough_bytes,
+    }
 
 
-def _timespec(call: Call, ns: int) -> bytes:
-    return call.timespec.pack(*divmod(ns, _NS))
+def _without_shim(wait: Wait, own: Registers) -> Registers:
+    if wait.done or (wait.rest is not None and wait.rest.moved_bytes):
+        return own.copy(orig_rax=-1)
+    return _interrupted(own, wait.call)
+
+
+def _interrupted(registers: Registers, call: int) -> Registers:
+    """As if ``call`` had just been interrupted, at rip.
+
+    When the task is let go, the kernel makes the call, unless a signal has come meanwhile: then the handler
+    runs and the call returns EINTR, as if it had never been left.
+    """
+    return registers.copy(rax=ERESTARTNOHAND, orig_rax=call)

@@ -299,15 +299,6 @@ def test_a_point_in_time_needs_no_source_but_the_argument(
 # -- refusals --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["rcvtimeo"])
-def test_a_call_that_a_freeze_would_end_is_an_obstacle(binary: Path, kind: str) -> None:
-    with waiting(binary, kind, ENDED_BY_A_FREEZE[kind]) as waiter:
-        (obstacle,) = obstacles_before_freeze(waiter.pid)
-        assert ENDED_BY_A_FREEZE[kind] in obstacle.object
-        assert obstacle.task == f"task {waiter.pid} of process {waiter.pid}"
-        assert obstacle.way_out
-
-
 @pytest.mark.parametrize("kind", ["nanosleep", "poll", "read", "pause"])
 def test_a_restarted_call_is_no_obstacle(binary: Path, kind: str) -> None:
     with waiting(binary, kind, kind) as waiter:

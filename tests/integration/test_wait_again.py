@@ -17,6 +17,7 @@ from tests.integration.conftest import until
 from tests.integration.waiting import (
     FATES,
     LEFT_RUNNING,
+    NUMBERS,
     PRIORITY,
     RESTORED,
     UNDISTURBED,
@@ -122,3 +123,75 @@ def test_a_signal_of_its_own_ends_it(
     told = answer(one)
     ended = BY_SIGNAL.get(kind, EINTR)
     assert {name: told[name] for name in SAME} == dict(zip(SAME, (ended, 1, 1, 1), strict=True))
+
+
+def shim_pages(pid: int) -> list[str]:
+    """The addresses of mappings that only shims are made of: executable, and of no file."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return [line.split()[0] for line in lines if line.split()[1] == "r-xp" and len(line.split()) == 5]
+
+
+@pytest.mark.parametrize("kind", ["epoll_wait", "rt_sigtimedwait"])
+def test_a_handler_returns_into_it_after_a_restore(
+    kind: str,
+    program: Callable[[str], Path],
+    target: Callable[..., Any],
+    tmp_path: Path,
+    livecr: Any,
+) -> None:
+    """Checkpointed in a handler that has interrupted a call made again: EINTR, and registers as they were."""
+    one = target([program("wait_again"), kind, 20_000, "stay"])
+    one.until_blocked(KINDS[kind])
+    livecr("checkpoint", one.pid, "-o", tmp_path / "before.livecr", "--leave-running")
+    one.until_blocked()
+    one.signal(signal.SIGUSR1)
+    one.until_blocked(NUMBERS["pause"])
+    meet_all([(RESTORED, one, tmp_path / "image.livecr")], livecr)
+    assert len(shim_pages(one.pid)) == 1
+    one.until_blocked(NUMBERS["pause"])
+    one.signal(signal.SIGHUP)
+    told = answer(one)
+    assert {name: told[name] for name in SAME} == dict(zip(SAME, (EINTR, 1, 1, 1), strict=True))
+
+
+@pytest.mark.parametrize("fate", [LEFT_RUNNING, RESTORED])
+def test_what_a_wait_needed_goes_with_the_next_checkpoint(
+    fate: str, program: Callable[[str], Path], target: Callable[..., Any], tmp_path: Path, livecr: Any
+) -> None:
+    """Memory for shims does not grow by checkpoints, and is gone when no task waits any more."""
+    one = target([program("wait_pool"), 3, milliseconds(3), 100, 1])
+    for n in range(3):
+        one.until_blocked(tid=max(tids(one.pid)))
+        meet_all([(fate, one, tmp_path / f"{n}.livecr")], livecr, dead_seconds=0)
+        assert len(shim_pages(one.pid)) == 1
+    until(lambda: len(tids(one.pid)) == 1 or one.has_ended(), "its threads have ended", 30)
+    assert not one.has_ended(), one.output()
+    livecr("checkpoint", one.pid, "-o", tmp_path / "last.livecr", "--leave-running")
+    assert not shim_pages(one.pid)
+
+
+def tids(pid: int) -> list[int]:
+    """Of all its tasks."""
+    return [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
+
+
+def test_many_threads_each_with_a_timeout_of_its_own(
+    program: Callable[[str], Path], target: Callable[..., Any], tmp_path: Path, livecr: Any
+) -> None:
+    """Sixty-four in epoll_wait, 7 ms apart: none returns anything but 0, nor early, nor late."""
+    first_ms = milliseconds(2)
+
+    def run(kinds: list[str]) -> dict[tuple[str, str], int]:
+        twins = {fate: target([*PRIORITY, program("wait_pool"), 64, first_ms, 7, 1]) for fate in FATES}
+        for one in twins.values():
+            one.until_printed("waiting")
+            for tid in sorted(tids(one.pid)):
+                one.until_blocked(tid=tid)
+        meet_all([(fate, one, tmp_path / f"{one.pid}.livecr") for fate, one in twins.items()], livecr)
+        for one in twins.values():
+            one.signal(signal.SIGUSR1)
+        told = {fate: answer(one) for fate, one in twins.items()}
+        assert all(one["wrong"] == 0 and one["earliest_ns"] >= 0 for one in told.values()), told
+        return {("pool", fate): one["latest_ns"] for fate, one in told.items()}
+
+    in_time(["pool"], run)

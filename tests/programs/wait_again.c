@@ -1,4 +1,5 @@
-/* Waits in a call that a freeze ends with EINTR: `wait_again KIND MILLISECONDS`, -1 for no timeout.
+/* Waits in a call that a freeze ends with EINTR: `wait_again KIND MILLISECONDS [stay]`, -1 for no timeout. With
+   "stay" the handler of SIGUSR1 does not return before SIGHUP has come.
    Prints "waiting", then JSON: what the call returned, errno, how long it took by CLOCK_MONOTONIC, whether the registers
    of its arguments were as before, and how often a handler ran.
    The kinds "-some" wait for two completions where there is one already: the call tells that when it ends. */
@@ -19,8 +20,20 @@
 #include <time.h>
 #include <unistd.h>
 
-static int handled;
-static void on_signal(int number) { (void)number; handled++; }
+static volatile int handled, stay;
+static void on_signal(int number)
+{
+    (void)number;
+    while (stay)
+        pause();
+    handled++;
+}
+
+static void on_hangup(int number)
+{
+    (void)number;
+    stay = 0;
+}
 
 static int64_t now_ns(void)
 {
@@ -108,13 +121,16 @@ struct getevents_arg {
 
 int main(int argc, char **argv)
 {
-    if (argc != 3)
+    if (argc < 3)
         return 2;
+    stay = argc > 3;
     long ms = atol(argv[2]);
     struct timespec left = {ms / 1000, ms % 1000 * 1000000}, before = left;
     uint64_t timeout = ms < 0 ? 0 : (uintptr_t)&left;
     struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGUSR1, &action, NULL);
+    action.sa_handler = on_hangup;
+    sigaction(SIGHUP, &action, NULL);
     sigset_t set, mask;
     sigemptyset(&set);
     sigaddset(&set, SIGUSR2);

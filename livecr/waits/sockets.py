@@ -1,0 +1,144 @@
+"""Socket calls with a timeout that is the socket's own, set by SO_RCVTIMEO or SO_SNDTIMEO (socket(7)).
+
+With one set, a freeze ends the call with EINTR instead of a restart code (net/core, sock_intr_errno), and
+there is no argument that could tell it how much time is left. So poll(2) waits in its place, for as long as
+that is, and the program's own call is made when there is something to do. That is right only where being
+ready means just what the call waits for; where not, it is refused by name. Used by live, classify, deadlines.
+"""
+
+from __future__ import annotations
+
+import os
+
+from livecr.errors import Failed, Obstacle
+from livecr.kernel import sockopt
+from livecr.kernel.pidfd import Duplicate
+from livecr.waits import catalog
+from livecr.waits.transfers import MSG_WAITALL, flags_of, is_native, rest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from livecr.waits.catalog import Call
+
+    ReadMemory = Callable[[int, int], bytes]
+
+__all__ = ["Polled", "obstacle", "polled"]
+
+_SO_TYPE, _SO_RCVLOWAT, _SO_DOMAIN, _SO_PEEK_OFF = 3, 18, 39, 42
+_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
+_SOCK_STREAM, _SOCK_DGRAM = 1, 2
+_MSG_PEEK = 0x2
+_POLLIN, _POLLOUT = 1, 4
+_NS = 1_000_000_000
+
+_EVENTS = {catalog.SO_RCVTIMEO: _POLLIN, catalog.SO_SNDTIMEO: _POLLOUT}
+
+#: sizeof(struct mmsghdr); of struct msghdr, msg_namelen behind msg_name.
+_MMSGHDR_BYTES = 64
+_NAME_BYTES = 12
+_VLEN_MAX = 1024  # UIO_MAXIOV
+
+
+class Polled:
+    """What a call waits for: ``events`` (of poll) on descriptor ``fd``, for ``timeout_ns`` altogether.
+
+    ``unlike``: why being ready is not what it waits for, in words; "" if it is.
+    """
+
+    __slots__ = ("events", "fd", "timeout_ns", "unlike")
+
+    def __init__(self, fd: int, events: int, timeout_ns: int, unlike: str) -> None:
+        self.fd = fd
+        self.events = events
+        self.timeout_ns = timeout_ns
+        self.unlike = unlike
+
+
+def polled(pid: int, call: Call, arguments: list[int], read_memory: ReadMemory) -> Polled | None:
+    """What a blocked call waits for; None if there is no socket, or no timeout set on it.
+
+    ``read_memory(address, size)`` raises Failed where nothing is mapped.
+    """
+    for index, option in _sides(call):
+        try:
+            fd = _descriptor(call, arguments, index, read_memory)
+            if not os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:"):
+                continue
+            with Duplicate(pid, fd) as ours:
+                timeout_ns = _timeout_ns(ours, option)
+                if timeout_ns:
+                    unlike = _unlike(pid, ours, call, arguments, option, read_memory)
+                    return Polled(fd, _EVENTS[option], timeout_ns, unlike)
+        except (OSError, Failed):
+            continue
+    return None
+
+
+def _descriptor(call: Call, arguments: list[int], index: int, read_memory: ReadMemory) -> int:
+    """Argument ``index``; of a socketcall the first of those that it has in memory."""
+    if call.part:
+        return int.from_bytes(read_memory(arguments[1], 4), "little")
+    return arguments[index] & 0xFFFFFFFF
+
+
+def obstacle(where: str, call: Call, found: Polled) -> Obstacle:
+    """That it cannot be made again."""
+    name = "SO_RCVTIMEO" if found.events == _POLLIN else "SO_SNDTIMEO"
+    text = f"it waits in {call.name} on fd {found.fd}, a socket with {name} set, {found.unlike}"
+    return Obstacle(where, text, "a freeze would end this call with EINTR: try again while no task is in it")
+
+
+def _sides(call: Call) -> list[tuple[int, int]]:
+    """The arguments that are descriptors, and the option that counts for each."""
+    if not call.socket_option:
+        return []
+    sides = [(0, call.socket_option)]
+    if call.name == "splice":
+        sides.append((2, catalog.SO_SNDTIMEO))
+    return sides
+
+
+def _timeout_ns(fd: int, option: int) -> int:
+    timeval = sockopt.option(fd, option, 16)
+    return int.from_bytes(timeval[:8], "little") * _NS + int.from_bytes(timeval[8:], "little") * 1000
+
+
+def _unlike(pid: int, fd: int, call: Call, arguments: list[int], option: int, read_memory: ReadMemory) -> str:
+    if not is_native(call):
+        return "in a 32-bit program"
+    domain, kind = sockopt.integer(fd, _SO_DOMAIN), sockopt.integer(fd, _SO_TYPE)
+    flags = flags_of(call, arguments)
+    receives = option == catalog.SO_RCVTIMEO and not call.name.startswith("accept")
+    if domain not in (_AF_UNIX, _AF_INET, _AF_INET6):
+        return f"of address family {domain}"
+    if domain == _AF_UNIX and call.name == "connect":
+        return "of AF_UNIX, and poll does not tell when the listener has room"  # unix_wait_for_peer
+    if domain == _AF_UNIX and kind == _SOCK_DGRAM and option == catalog.SO_SNDTIMEO:
+        if _names_receiver(call, arguments, read_memory):
+            return "not connected, and poll does not tell when the receiver has room"  # unix_dgram_poll
+        return ""
+    if receives and flags & _MSG_PEEK and sockopt.integer(fd, _SO_PEEK_OFF) >= 0:
+        return "and SO_PEEK_OFF too"
+    if receives and kind == _SOCK_STREAM:
+        least = "MSG_WAITALL" if flags & MSG_WAITALL else "SO_RCVLOWAT too"
+        if (flags & MSG_WAITALL or sockopt.integer(fd, _SO_RCVLOWAT) > 1) and not rest(
+            pid, call, arguments, 0, True, read_memory
+        ):
+            return f"and {least}, not to be divided"
+    return ""
+
+
+def _names_receiver(call: Call, arguments: list[int], read_memory: ReadMemory) -> bool:
+    """Whether a message goes to an address that the call gives."""
+    if call.name == "sendto":
+        return arguments[4] != 0
+    if call.name not in ("sendmsg", "sendmmsg"):
+        return False
+    count = min(arguments[2] & 0xFFFFFFFF, _VLEN_MAX) if call.name == "sendmmsg" else 1
+    try:
+        headers = [read_memory(arguments[1] + i * _MMSGHDR_BYTES, _NAME_BYTES) for i in range(count)]
+    except Failed:
+        return True
+    return any(header[:8].strip(b"\0") and header[8:].strip(b"\0") for header in headers)
