@@ -36,7 +36,7 @@ _PASSED_ON = {
 }
 _WAITED_FOR = _PASSED_ON | {signal.SIGCHLD}
 _SI_KERNEL = 0x80
-_NR_SIGNALFD4 = 289
+_NR_SIGNALFD4, _NEW = 289, (1 << 64) - 1
 _PIECE_BYTES = 1 << 16
 
 
@@ -115,7 +115,7 @@ class _Relay:
         os.set_blocking(seat.relay, False)
         mask = ffi.new("uint64_t *", sum(1 << number - 1 for number in _WAITED_FOR))
         self._signals: int = lib.lcr_syscall(
-            _NR_SIGNALFD4, -1, int(ffi.cast("uintptr_t", mask)), 8, os.O_CLOEXEC, 0, 0
+            _NR_SIGNALFD4, _NEW, int(ffi.cast("uintptr_t", mask)), 8, os.O_CLOEXEC, 0, 0
         )
         if self._signals < 0:
             raise OSError(-self._signals, os.strerror(-self._signals))

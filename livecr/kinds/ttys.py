@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from livecr.errors import Obstacle, Refused
 from livecr.image.record import Record
-from livecr.kernel import holders, procfs, pty
+from livecr.kernel import holders, machine, procfs, pty
 from livecr.kernel.pidfd import Duplicate
 
 TYPE_CHECKING = False
@@ -28,6 +28,9 @@ _FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | 0o100000  # O_LARGEFILE
 _MASTERS = ("/dev/ptmx", "/dev/pts/ptmx")
 _SLAVE_MAJORS = range(136, 144)  # Documentation/admin-guide/devices.txt
 _N_TTY = 0
+_ICANON, _VTIME, _VMIN = 0o2, 5, 6  # asm-generic/termbits.h
+#: read and readv, by kind of program.
+_READS = {machine.X86_64: (0, 19), machine.I386: (3, 145)}
 _FINISH_OUTPUT = "let the other side read, or continue its output, and try again"
 
 
@@ -134,7 +137,8 @@ class Look:
                 what = f"the serial line {d.target} is not its controlling terminal"
                 way_out = "let the program close it: this version keeps no serial lines"
                 found.append(Obstacle(d.where, what, way_out))
-        return found + self._of_outsiders() + self._of_outside() + self._of_groups()
+        found += self._of_outsiders() + self._of_outside() + self._of_groups()
+        return found + [stands for pid in sorted(self._insiders) for stands in self._of_reads(pid)]
 
     def _of_master(self, d: procfs.Descriptor, number: tuple[int, int] | None) -> list[Obstacle]:
         if self._unavailable:
@@ -227,6 +231,26 @@ class Look:
             if told["session"] == pid and number and group > 0 and group not in groups:
                 what = f"the foreground process group {group} of its terminal {_path(number)} has no member"
                 found.append(Obstacle(f"process {pid}", what, "try again: its shell is about to change that"))
+        return found
+
+    def _of_reads(self, pid: int) -> list[Obstacle]:
+        """Reads that a freeze would end too soon, or begin anew (drivers/tty/n_tty.c, n_tty_read)."""
+        terminals = {d.fd: d for d, n in self.numbers.items() if d.pid == pid and n}
+        found = []
+        for tid in procfs.threads(pid) if terminals else ():
+            with suppress(OSError, ValueError):
+                words = procfs.read(pid, f"task/{tid}/syscall").split()
+                d = (
+                    terminals.get(int(words[1], 16))
+                    if int(words[0]) in _READS.get(machine.of_process(pid), ())
+                    else None
+                )
+                timing = _timing(d) if d else ""
+                if timing:
+                    what = f"it is in a read of {d.target} that waits by {timing}" if d else ""
+                    found.append(
+                        Obstacle(f"task {tid} of process {pid}", what, "try again when that has ended")
+                    )
         return found
 
     # -- saving ------------------------------------------------------------------------------------------
@@ -322,6 +346,16 @@ def _number(d: procfs.Descriptor) -> tuple[int, int] | None:
         pty.ask(fd, pty.TCGETS2, pty.TERMIOS2_BYTES)  # EIO: hung up
         return pty.number(fd)
     return None
+
+
+def _timing(d: procfs.Descriptor) -> str:
+    """What a read waits by, other than for one character or for a line."""
+    with Duplicate(d.pid, d.fd) as fd:
+        told = pty.ask(fd, pty.TCGETS2, pty.TERMIOS2_BYTES)
+    if int.from_bytes(told[12:16], "little") & _ICANON or d.target in _MASTERS:
+        return ""
+    minimum, tenths = told[17 + _VMIN], told[17 + _VTIME]
+    return ", ".join(["VTIME"] * bool(tenths) + [f"VMIN {minimum}"] * (minimum > 1))
 
 
 def _slave(index: int) -> tuple[int, int]:
