@@ -31,8 +31,8 @@ from livecr.waits.reenter import Reentry
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.kinds.threads import Thread
-    from livecr.waits.classify import Wait
     from livecr.kinds.tty_seat import Seat
+    from livecr.waits.classify import Wait
 
 __all__ = ["Restored", "read", "restore"]
 
