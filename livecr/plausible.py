@@ -24,6 +24,7 @@ __all__ = ["check"]
 
 _INIT_WAITS_S = 5.0
 _PAUSE_S = 0.005
+_TERMINAL_BYTES = [44, 36, 8]  # struct termios2, termios, winsize
 
 
 def check(told: Content, cores: dict[int, Core], image: str) -> None:
@@ -134,8 +135,21 @@ def _check_references(told: Content, image: str) -> None:
     references += [(lock.description, count) for lock in told.table.locks]
     for record in told.processes:
         references += [(thread.credentials, len(record.credentials)) for thread in record.threads]
+    terminals = told.table.terminals
+    named = [getattr(one, "terminal", None) for one in told.table.descriptions]
+    references += [(place, len(terminals)) for place in named if place is not None]
     if any(not 0 <= index < length for index, length in references):
         raise BadImage("its records do not fit together", where=image)
+    pids = {record.place.pid for record in told.processes}
+    groups = {record.place.pgid for record in told.processes} | {0}
+    for terminal in terminals:
+        sizes = [len(told) for told in (terminal.termios, terminal.locked, terminal.window)]
+        if (
+            sizes != _TERMINAL_BYTES
+            or not pids.issuperset(terminal.holders)
+            or terminal.foreground not in groups
+        ):
+            raise BadImage(f"the terminal {terminal.path} does not fit to it", where=image)
 
 
 def _wait_for_zombies(numbers: list[int]) -> None:

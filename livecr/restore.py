@@ -31,6 +31,7 @@ from livecr.waits.reenter import Reentry, needs_shim
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.kinds.threads import Thread
+    from livecr.kinds.tty_seat import Seat
     from livecr.waits.classify import Wait
 
 __all__ = ["Restored", "read", "restore"]
@@ -39,20 +40,23 @@ __all__ = ["Restored", "read", "restore"]
 class Restored:
     """The restored program: its root is a child of livecr.
 
-    ``warnings``: what could not be as it was, a sentence each.
+    ``warnings``: what could not be as it was, a sentence each. ``seat``: where it sits, if it was at a
+    terminal of others.
     """
 
-    def __init__(self, pid: int, warnings: list[str]) -> None:
+    def __init__(self, pid: int, warnings: list[str], seat: Seat | None = None) -> None:
         self.pid = pid
         self.warnings = warnings
+        self.seat = seat
 
     def __repr__(self) -> str:
         return f"Restored(pid={self.pid})"
 
 
-def restore(image: str, *, time_model: str | None = None) -> Restored:
+def restore(image: str, *, time_model: str | None = None, at_terminal: bool = False) -> Restored:
     """Bring the program of ``image`` back to life, as a child of the caller.
 
+    ``at_terminal``: the caller cares for a program that was at a terminal, by its ``seat`` (cli/job).
     ``time_model``: "relative" or "absolute"; by default what the program itself has wished for, or relative.
     Raises BadImage, Refused (nothing was made) or Failed (nothing is left of what was made).
     """
@@ -68,7 +72,8 @@ def restore(image: str, *, time_model: str | None = None) -> Restored:
             if any(core.head_bytes > integrity.CHUNK_BYTES for core in cores.values()):
                 verification.finish()  # normally registers and tables are in the first chunk
             plausible.check(content, cores, image)
-            opened = stack.enter_context(descriptors.Opened(content.table, image))
+            opened = descriptors.Opened(content.table, image, at_terminal=at_terminal)
+            stack.enter_context(opened)
             objects = stack.enter_context(sysv.Objects(content.sysv, list(cores), image))
             building = _Building(content, cores, opened, objects, verification)
             return building.build(time_model or content.time_model)
@@ -105,7 +110,7 @@ class _Building:
         self._objects = objects
         self._verification = verification
         self._waits = {waiting.tid: waiting.wait for waiting in content.waits}
-        self._warnings: list[str] = []
+        self._warnings: list[str] = opened.terminals.warnings if opened.terminals else []
         self._kin = Kin()
         self._seeds: dict[int, Seed] = {}
         self._tasks: dict[int, Tracee] = {}  # by TID in the image
@@ -126,6 +131,8 @@ class _Building:
             for record in self._records.values():
                 if not record.stopped_by:
                     self._complete(record)
+            if self._opened.terminals:
+                self._opened.terminals.enter()
         except OSError as error:
             self._kin.discard()
             raise Failed(f"{error.strerror} ({error.filename})", where="the half-built program") from error
@@ -133,7 +140,8 @@ class _Building:
             self._kin.discard()
             raise
         self._resume()
-        return Restored(self._seeds[self._content.processes[0].place.pid].pid, self._warnings)
+        seat = self._opened.terminals.take_seat() if self._opened.terminals else None
+        return Restored(self._seeds[self._content.processes[0].place.pid].pid, self._warnings, seat)
 
     def _bear(self, time_model: str) -> None:
         """Every process, with its memory, in its session and its group."""
@@ -142,7 +150,10 @@ class _Building:
         shared = memory.shared_objects([record.memory for record in self._records.values()])
         try:
             family = births.Family(
-                places, self._content.left_behind, lambda pid, seed: self._load_memory(pid, seed, shared)
+                places,
+                self._content.left_behind,
+                lambda pid, seed: self._load_memory(pid, seed, shared),
+                self._opened.begin_session,
             )
             family.grow(self._spawn(family.first, time_model))
         finally:

@@ -209,6 +209,8 @@ _STAT_FIELDS = (
     (4, "ppid"),
     (5, "pgrp"),
     (6, "session"),
+    (7, "tty_nr"),
+    (8, "tpgid"),
     (38, "exit_signal"),
     (52, "exit_code"),
     (26, "startcode"),

@@ -132,13 +132,21 @@ class Family:
     ``seeds``: those of the tree, parents before their children.
     """
 
-    def __init__(self, places: list[Place], left: list[int], fill: Callable[[int, Seed], None]) -> None:
-        """``fill(pid, seed)`` is called with each that is born, before its children are."""
+    def __init__(
+        self,
+        places: list[Place],
+        left: list[int],
+        fill: Callable[[int, Seed], None],
+        in_session: Callable[[int, Seed], None],
+    ) -> None:
+        """``fill(pid, seed)`` is called with each that is born, before its children are; ``in_session``
+        with each that has begun a session, before it has children there."""
         self.seeds: dict[int, Seed] = {}
         self._places = {place.pid: place for place in places}
         self._root = places[0].pid
         self._left = set(left)
         self._fill = fill
+        self._in_session = in_session
         self._session: dict[int, int] = {}  # which each is in now
         self._leaders: dict[int, tuple[int, Seed]] = {}  # of sessions: the leader's parent, and the leader
         self._stand_ins: list[tuple[Seed, Seed | None]] = []  # and their parents
@@ -196,6 +204,7 @@ class Family:
         program = Program()
         program.add("setsid")
         seed.run(program)
+        self._in_session(pid, seed)
         self._session[pid] = pid
         self._leaders[pid] = ppid, seed
 

@@ -31,6 +31,7 @@ from livecr.kinds import (
     sockets_netlink,
     sockets_unix,
     timerfd,
+    ttys,
 )
 from livecr.target.program import Program
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from livecr.image.integrity import NewImage
     from livecr.kinds.io_uring_made import Instances
     from livecr.kinds.memory import Vma
+    from livecr.kinds.ttys_made import Made as Terminals
     from livecr.target.spawn import Seed
     from livecr.target.tracee import Tracee
     from livecr.waits.clocks import ProgramTime
@@ -66,6 +68,8 @@ Description = (
     | signalfd.SignalFd
     | inotify.Inotify
     | io_uring.IoUring
+    | ttys.PtyMaster
+    | ttys.Tty
 )
 
 NR_KCMP, KCMP_FILE = 312, 0
@@ -82,6 +86,10 @@ KINDS: tuple[tuple[Callable[[int], bool], str, ModuleType], ...] = (
     (st.S_ISREG, "/memfd:", memfd),
     (st.S_ISREG, "/", files),
     (st.S_ISDIR, "/", files),
+    (st.S_ISCHR, "/dev/pts/", ttys),
+    (st.S_ISCHR, "/dev/ptmx", ttys),
+    (st.S_ISCHR, "/dev/tty", ttys),
+    (st.S_ISCHR, "/dev/console", ttys),
     (st.S_ISCHR, "/dev/", devices),
     (st.S_ISFIFO, "", pipes),
     (lambda mode: not st.S_IFMT(mode), "anon_inode:[eventfd]", eventfd),
@@ -108,11 +116,12 @@ class Descriptor(Record):
 
 
 class Table(Record):
-    """All descriptions that a tree has open, what is in its pipes, and its locks."""
+    """All descriptions that a tree has open, what is in its pipes, its locks, and its terminals."""
 
     descriptions: list[Description]
     pipes: list[pipes.Contents]
     locks: list[locks.Lock]
+    terminals: list[ttys.Terminal]
 
 
 class Descriptors:
@@ -122,6 +131,7 @@ class Descriptors:
         self.insiders = frozenset(pids)
         self.open: list[procfs.Descriptor] = []
         self.stats: dict[procfs.Descriptor, os.stat_result] = {}
+        self._terminals: ttys.Look | None = None
         for pid in pids:
             for d in procfs.descriptors(pid):
                 with suppress(FileNotFoundError):  # of a running process: it has just been closed
@@ -150,6 +160,12 @@ class Descriptors:
             return f"{_FAMILIES.get(self.protocol(d), f'a socket of {self.protocol(d)}')} ({d.target})"
         return _name(d)
 
+    def terminals(self) -> ttys.Look:
+        """Those of them as they are now; looked at once."""
+        if self._terminals is None:
+            self._terminals = ttys.Look(self.of(ttys), self.insiders)
+        return self._terminals
+
     def protocol(self, d: procfs.Descriptor) -> str:
         """What the kernel calls a socket's protocol: TCP, UDPv6, UNIX, UNIX-STREAM … (net/socket.c)."""
         name = os.getxattr(f"/proc/{d.pid}/fd/{d.fd}", "system.sockprotoname")
@@ -175,8 +191,6 @@ def _name(d: procfs.Descriptor) -> str:
         ("anon_inode:inotify", "an inotify instance"),
         ("anon_inode:", "a " + d.target.removeprefix("anon_inode:").strip("[]")),
         ("/memfd:", "a memfd"),
-        ("/dev/pts/", "a terminal"),
-        ("/dev/tty", "a terminal"),
         ("/dev/", "a device"),
     ):
         if d.target.startswith(prefix):
@@ -206,6 +220,7 @@ def _obstacles(table: Descriptors, unix_peer: str) -> list[Obstacle]:
         stands = module.obstacle(d, table.stats[d]) if module is not io_uring else None
         if stands:
             found.append(Obstacle(d.where, stands[0], stands[1]))
+    found += table.terminals().obstacles()
     found += inotify.pending(table.open)
     found += sockets_unix.obstacles(table.of(sockets_unix), table.stats, table.insiders, unix_peer)
     found += memfd.outsiders(table.of(memfd), table.stats, table.insiders)
@@ -238,6 +253,7 @@ def save(
     sockets = sockets_unix.Saver(duplicate, table.of(sockets_unix), table.stats)
     rings = io_uring.Rings()
     epolls = table.of(epoll)
+    terminals, terminal = table.terminals().save()
     for d in table.open:
         index, is_new = known.index(d, table.stats[d])
         if is_new:
@@ -247,6 +263,8 @@ def save(
                 descriptions.append(sockets.save(d, table.stats[d]))
             elif module is io_uring:
                 descriptions.append(rings.save(d))
+            elif module is ttys:
+                descriptions.append(terminal(d))
             elif module is epoll:
                 descriptions.append(epoll.save_watched(d, epolls))
             elif module is mqueue:
@@ -256,7 +274,7 @@ def save(
         held += (lock for lock in locks.save(d, index) if is_new or (lock.pid and lock not in held))
         own[d.pid].append(Descriptor(fd=d.fd, description=index, close_on_exec=bool(d.flags & O_CLOEXEC)))
     contents = pipes.save_contents(table.open, table.stats, duplicate)
-    return own, Table(descriptions=descriptions, pipes=contents, locks=held)
+    return own, Table(descriptions=descriptions, pipes=contents, locks=held, terminals=terminals)
 
 
 class _Known:
@@ -294,10 +312,16 @@ class _Known:
 class Opened:
     """The descriptions made anew, in livecr: ``fds[i]`` for description i. Closes them on exit."""
 
-    def __init__(self, table: Table, image_directory: str) -> None:
+    def __init__(self, table: Table, image_directory: str, *, at_terminal: bool = False) -> None:
+        """``at_terminal``: the caller cares for a program that was at a terminal (tty_seat.Seat)."""
         self._table = table
         self.fds: list[int] = []
         self.rings: Instances | None = None
+        self.terminals: Terminals | None = None
+        if table.terminals or any(isinstance(one, ttys.Tty | ttys.PtyMaster) for one in table.descriptions):
+            from livecr.kinds import ttys_made
+
+            self.terminals = ttys_made.Made(table.terminals, list(table.descriptions), at_terminal)
         made = pipes.Made(table.pipes)
         keeper = files.Reopener(image_directory)
         memfds = memfd.Remaker(image_directory)
@@ -319,11 +343,15 @@ class Opened:
             "SignalFd": signalfd.load,
             "Inotify": inotify.load,
             "IoUring": lambda _: _LATER,
+            "Tty": self._load_tty,
+            "PtyMaster": lambda record: self._terminals().load_master(record),
         }
         try:
             for description in table.descriptions:
                 self.fds.append(loaders[type(description).__name__](description))
             made.fill()
+            if self.terminals:
+                self.terminals.fill()
             for lock in table.locks:
                 locks.load_of_description(lock, self.fds[lock.description])
         except BaseException:
@@ -334,6 +362,14 @@ class Opened:
             keeper.close()
             memfds.close()
             queues.close()
+
+    def _terminals(self) -> Terminals:
+        assert self.terminals is not None
+        return self.terminals
+
+    def _load_tty(self, record: ttys.Tty) -> int:
+        fd = self._terminals().load(record)
+        return _LATER if fd is None else fd
 
     def __enter__(self) -> Opened:
         return self
@@ -347,6 +383,13 @@ class Opened:
             if fd != _LATER:
                 os.close(fd)
         self.fds = []
+        if self.terminals:
+            self.terminals.close()
+
+    def begin_session(self, pid: int, seed: Seed) -> None:
+        """Process ``pid`` has just begun a session, and has no children in it yet."""
+        if self.terminals:
+            self.terminals.begin_session(pid, seed)
 
     def finish(self, seeds: dict[int, Seed]) -> None:
         """Make what only the processes themselves can make. They have no descriptor open before or after."""
@@ -357,13 +400,21 @@ class Opened:
             self.rings = Instances()
             for i in rings:
                 self.fds[i] = self.rings.make(self._table.descriptions[i], seeds)  # type: ignore[arg-type]
-        places = [i for i, fd in enumerate(self.fds) if fd == _LATER]
-        if places:
+        later = [i for i, fd in enumerate(self.fds) if fd == _LATER]
+        records = self._table.descriptions
+        sockets = {i: one for i in later if isinstance(one := records[i], sockets_unix.UnixSocket)}
+        if sockets:
             from livecr.kinds import sockets_unix_made
 
-            made = sockets_unix_made.make([self._table.descriptions[i] for i in places], seeds)  # type: ignore[misc]
-            for i, fd in zip(places, made, strict=True):
+            made = sockets_unix_made.make(list(sockets.values()), seeds)
+            for i, fd in zip(sockets, made, strict=True):
                 self.fds[i] = fd
+        if self.terminals:
+            self.terminals.settle(seeds)
+            for i in later:
+                if isinstance(one := records[i], ttys.Tty):
+                    self.fds[i] = self.terminals.load_by_process(one, seeds)
+            self.terminals.finish()
 
 
 def load(table: Table, own: dict[int, list[Descriptor]], opened: Opened, seeds: dict[int, Seed]) -> None:

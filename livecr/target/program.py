@@ -15,6 +15,7 @@ __all__ = ["NR", "Program", "Result"]
 
 # Numbers of the system calls that livecr makes inside a target (arch/x86/entry/syscalls/syscall_64.tbl).
 NR = {
+    "open": 2,
     "close": 3,
     "mmap": 9,
     "mprotect": 10,
