@@ -27,11 +27,23 @@ __all__ = [
     "LivecrError",
     "Refused",
     "UsageError",
+    "advise",
     "checkpoint",
     "inspect",
     "restore",
     "waits",
 ]
+
+
+def advise(*, time_model: str) -> None:
+    """What the calling program wishes for its checkpoints: whether time in the image counts.
+
+    ``time_model``: "relative" or "absolute". ``livecr restore --time-model`` and LIVECR_TIME_MODEL in the
+    environment win over it. Raises UsageError for another.
+    """
+    from livecr.waits.wishes import advise as act
+
+    act(time_model)
 
 
 def checkpoint(

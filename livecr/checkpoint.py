@@ -36,9 +36,10 @@ from livecr.target import tree
 from livecr.target.tracee import Gone
 from livecr.waits.calls import Calls, look_ahead
 from livecr.waits.classify import Wait
-from livecr.waits.clocks import MODELS, RELATIVE, Instant
+from livecr.waits.clocks import Instant
 from livecr.waits.deadlines import Evidence, moment
 from livecr.waits.restart import as_kernel_resumes
+from livecr.waits.wishes import wished
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ def save(
         records.append(record)
     waits = [Waiting(tid=tid, wait=wait) for one in calls.values() for tid, wait in one.waits.items()]
     undoes = {pid: calls[pid].undoes for pid in pids}
+    time_model, time_model_from = wished(mappings)
     zombies_ = [zombies.save(pid) for pid in frozen.ended]
     return Content(
         name=procfs.read(pids[0], "comm").decode("utf-8", "replace").strip(),
@@ -225,19 +227,11 @@ def save(
         zombies=zombies_,
         left_behind=births.left_behind([*places.values(), *(zombie.place for zombie in zombies_)]),
         table=table,
-        time_model=_wished_time_model(pids[0]),
+        time_model=time_model,
+        time_model_from=time_model_from,
         waits=waits,
         sysv=sysv.save(frozen, mappings, [waiting.wait for waiting in waits], undoes, new),
     )
-
-
-def _wished_time_model(pid: int) -> str:
-    """LIVECR_TIME_MODEL in the environment that the program was started with."""
-    for entry in procfs.read(pid, "environ").split(b"\0"):
-        name, _, value = entry.partition(b"=")
-        if name == b"LIVECR_TIME_MODEL" and value.decode("ascii", "replace") in MODELS:
-            return value.decode()
-    return RELATIVE
 
 
 def _instant(evidence: Evidence) -> Instant:

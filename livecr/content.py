@@ -36,3 +36,4 @@ class Content(Record):
     waits: list[Waiting]
     sysv: Sysv
     time_model: str = RELATIVE  # what the program itself has wished for
+    time_model_from: str = ""  # and by what: see waits/wishes

@@ -13,6 +13,7 @@ from livecr.errors import BadImage, Refused
 from livecr.kernel import clock, cpu_clock, procfs
 from livecr.kinds import memory, sysv_shm
 from livecr.waits.clocks import MODELS
+from livecr.waits.wishes import ORIGINS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _TERMINAL_BYTES = [44, 36, 8]  # struct termios2, termios, winsize
 
 def check(told: Content, cores: dict[int, Core], image: str) -> None:
     """Is everything there that the program needs, and is its place free? ``cores``: by PID."""
-    if told.time_model not in MODELS:
+    if told.time_model not in MODELS or told.time_model_from not in ORIGINS:
         raise BadImage(f"it wants a time model {told.time_model!r}", where=image)
     _check_tree(told, image)
     for record in told.processes:

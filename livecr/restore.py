@@ -17,15 +17,16 @@ from livecr.errors import BadImage, Failed
 from livecr.image import integrity, manifest
 from livecr.image.elfcore import Core
 from livecr.kernel import machine
+from livecr.kernel.bpf import switched_off
 from livecr.kinds import births, descriptors, kernel_code, memory, process, stops, sysv, timers, zombies
 from livecr.target.freeze import thaw
 from livecr.target.kin import Kin
 from livecr.target.shim import Shims
 from livecr.target.spawn import Seed, spawn
 from livecr.target.tracee import Registers, Tracee
-from livecr.waits import written
+from livecr.waits import masks, written
 from livecr.waits.clocks import ProgramTime
-from livecr.waits.rearm import rearm, remaining_ns
+from livecr.waits.rearm import deadline_ns, rearm, remaining_ns
 from livecr.waits.reenter import Reentry, needs_shim
 
 TYPE_CHECKING = False
@@ -167,16 +168,20 @@ class _Building:
         """The first process, in a time namespace if one can be made."""
         taken = [(v.start, v.end) for record in self._records.values() for v in record.memory.vmas]
         is_compat = pid in self._records and self._records[pid].memory.abi == machine.I386
-        self._now = ProgramTime(self._content.frozen_at, model=time_model)
-        try:
-            return spawn(pid, taken, self._now.namespace_text(), self._kin, is_compat=is_compat)
-        except Failed as error:
-            if "time namespace" not in error.what:
-                raise
-            self._warnings.append(
-                f"no time namespace could be made ({error.what}): waits go on, but CLOCK_MONOTONIC jumps"
-            )
+        why = "LIVECR_WITHOUT"
+        if not switched_off("time-namespace"):
+            self._now = ProgramTime(self._content.frozen_at, model=time_model)
+            try:
+                return spawn(pid, taken, self._now.namespace_text(), self._kin, is_compat=is_compat)
+            except Failed as error:
+                if "time namespace" not in error.what:
+                    raise
+                why = error.what
         self._now = ProgramTime(self._content.frozen_at, model=time_model, namespace=False)
+        self._warnings.append(
+            f"no time namespace ({why}): its waits and timers are shifted, but its CLOCK_MONOTONIC jumps by"
+            f" {self._now.jump_ns() / 1e9:+.3f} s, and deadlines in its own memory stay as they are"
+        )
         return spawn(pid, taken, None, self._kin, is_compat=is_compat)
 
     def _load_memory(self, pid: int, seed: Seed, shared: dict[int, int]) -> None:
@@ -218,8 +223,9 @@ class _Building:
         seed = self._seeds[pid]
         reentry = self._reentries[pid] = Reentry(Shims(seed.leader, compat=seed.compat))
         own = {thread.tid: Registers.unpack(thread.registers) for thread in self._cores[pid].threads}
-        shimmed = [(tid, own[tid]) for tid, wait in self._waits.items() if tid in own and needs_shim(wait)]
-        reentry.make_room(list(own), shimmed, lambda: nullcontext(seed.run))
+        waits = {tid: wait for tid, wait in self._waits.items() if tid in own}
+        shimmed = [tid for tid, wait in waits.items() if needs_shim(wait) or self._is_moved(wait)]
+        reentry.make_room(list(own), [(tid, own[tid]) for tid in shimmed], lambda: nullcontext(seed.run))
         # Those that wait for CPU time last: what the half-built process still uses of it counts.
         for thread in sorted(
             self._cores[pid].threads, key=lambda t: _is_for_cpu_time(self._waits.get(t.tid))
@@ -232,7 +238,14 @@ class _Building:
                 registers = reentry.registers(thread.tid, wait, registers, self._left_ns(thread.tid))
             elif wait is not None:
                 registers = rearm(wait, registers, seed, task, self._now)
+                if self._is_moved(wait):
+                    until, left_ns = deadline_ns(wait, self._now), self._left_ns(thread.tid)
+                    registers = reentry.until(thread.tid, wait, registers, until, left_ns)
             self._registers[thread.tid] = registers
+
+    def _is_moved(self, wait: Wait) -> bool:
+        """Whether the kernel would make its call again until a point in time that is not when it is due."""
+        return wait.how == "redo" and wait.absolute and (wait.moved or self._now.is_moved(wait.clock))
 
     def _left_ns(self, tid: int) -> int:
         wait = self._waits[tid]
@@ -261,11 +274,12 @@ class _Building:
             written.put_back(seed.pid, waits, self._now.elapsed_ns)
 
     def _make_ready(self, reentry: Reentry, threads: dict[int, Thread], task: Tracee) -> None:
-        """Just before it is let go: its signal mask, and the time that it has left now."""
+        """Just before it is let go: its signal mask, signals, and last the time that it has left now."""
         thread = threads[task.tid]
         task.set_signal_mask(thread.signal_mask)
         wait = self._waits.get(thread.tid)
         if wait is not None:
+            masks.settle(task, wait)
             written.catch_up(task, wait, self._now.elapsed_ns())
             reentry.refresh(thread.tid, self._left_ns(thread.tid))
 

@@ -35,6 +35,12 @@ _NS = 1_000_000_000
 _SIG_IGN = 1
 _ITIMERS = ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF")
 _ARGUMENTS_BYTES_MAX = 1 << 20
+# How a program can wish for a time model (waits/wishes), in words.
+_WISHED_BY = {
+    "environment": "as LIVECR_TIME_MODEL in its environment wishes",
+    "mapping": "as the name of a mapping wishes",
+    "memfd": "as the name of a memfd wishes",
+}
 
 
 def run(words: list[str]) -> int:
@@ -70,6 +76,8 @@ def describe(image: str) -> dict[str, Any]:
         "created": told.created,
         "size_bytes": sum(file.size_bytes for file in told.files),
         "frozen_at_ns": content.frozen_at.realtime_ns,
+        "time_model": content.time_model,
+        "time_model_from": content.time_model_from,
         "processes": [_described(content, record, image) for record in content.processes],
         "zombies": [
             {"pid": z.place.pid, "ppid": z.place.ppid, "name": z.name, "status": z.status}
@@ -295,6 +303,7 @@ def _about(told: dict[str, Any]) -> list[tuple[str, object]]:
         frozen = f"{seconds} s after 1970"
     return [
         ("frozen at", frozen),
+        ("time model", _time_model(told)),
         ("kernel", told["kernel"]),
         ("livecr", told["livecr"]),
         ("size", size(told["size_bytes"])),
@@ -311,6 +320,12 @@ def _about_process(process: dict[str, Any]) -> list[tuple[str, object]]:
         ("user, group", f"{process['uid']}, {process['gid']}"),
         ("session, group", f"{process['sid']}, {process['pgid']}"),
     ]
+
+
+def _time_model(told: dict[str, Any]) -> str:
+    """The program's wish, and how it was told."""
+    wished_by = _WISHED_BY.get(told["time_model_from"])
+    return f"{told['time_model']}, {wished_by}" if wished_by else str(told["time_model"])
 
 
 def _quoted(words: list[str]) -> str:

@@ -36,8 +36,8 @@ __all__ = [
 OBJECT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "native", "task.bpf.o")
 CACHE = "/run/livecr"
 
-#: What LIVECR_WITHOUT may name.
-SOURCES = ("bpf", "restart-block", "sleeper", "timer-list", "scheduler")
+#: What LIVECR_WITHOUT may name: sources of deadlines, and at a restore the time namespace.
+SOURCES = ("bpf", "restart-block", "sleeper", "timer-list", "scheduler", "time-namespace")
 
 #: Sleeper.kind of a timer on a CPU clock.
 CPU = "cpu"

@@ -242,6 +242,11 @@ class Shims:
         self._task.write(slot_at + offset(word), timespec.pack(*divmod(left_ns, 1_000_000_000)))
         self._task.write(slot_at + offset("deadline"), deadline_ns.to_bytes(8, "little"))
 
+    def set_until(self, slot_at: int, until_ns: int, left_ns: int, timespec: Struct) -> None:
+        """The same for a call that takes a point in time, on whatever clock."""
+        self.set_left(slot_at, "seconds", left_ns, timespec)
+        self._task.write(slot_at + offset("seconds"), timespec.pack(*divmod(until_ns, 1_000_000_000)))
+
     def write(self, address: int, word: int) -> None:
         """Change a word of a slot."""
         self._task.write(address, word.to_bytes(8, "little"))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from livecr.target.compat import refuse_mixed
 from livecr.target.engine import Engine
 from livecr.target.shim import Shims
-from livecr.waits import written
+from livecr.waits import masks, written
 from livecr.waits.classify import Wait, classify_all
 from livecr.waits.deadlines import Evidence
 from livecr.waits.reenter import Reentry
@@ -73,9 +73,10 @@ class Calls:
             yield lent.run
 
     def set_time_left(self, task: Tracee) -> None:
-        """Just before it is let go: take off what has passed since the freeze."""
+        """Just before it is let go: look for signals, and last take off what has passed since the freeze."""
         wait = self.waits.get(task.tid)
         if wait is not None:
+            masks.settle(task, wait)
             elapsed_ns = self._evidence.since_frozen_ns()
             written.catch_up(task, wait, elapsed_ns)
             self._reentry.refresh(task.tid, max(0, (wait.remaining_ns or 0) - elapsed_ns))

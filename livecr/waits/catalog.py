@@ -34,6 +34,7 @@ __all__ = [
         "RESTART_FUNCTIONS",
         "SO_RCVTIMEO",
         "SO_SNDTIMEO",
+        "TEMPORARY_MASKS",
         "TIME32",
         "TIME64",
         "TIMESPEC",
@@ -308,6 +309,23 @@ DONE: dict[int, dict[int, int]] = {
     208: {1: -1, 2: -1, 3: 32},  # io_getevents: min_nr, nr, and events (struct io_event)
     333: {1: -1, 2: -1, 3: 32},  # io_pgetevents
     426: {1: -1},                # io_uring_enter: to_submit; it only waits if it could submit all
+}  # fmt: skip
+
+
+#: Calls that put another signal mask in place while they wait, by name, of either ABI: which argument has it,
+#: and whether it points to the mask or to a struct that begins with such a pointer (fs/select.c,
+#: get_sigset_argpack; fs/aio.c).
+TEMPORARY_MASKS = {
+    # call                  argument   in a struct
+    "rt_sigsuspend":        ("set",     False),
+    "ppoll":                ("sigmask", False),
+    "ppoll_time64":         ("sigmask", False),
+    "pselect6":             ("sig",     True),
+    "pselect6_time64":      ("sig",     True),
+    "epoll_pwait":          ("sigmask", False),
+    "epoll_pwait2":         ("sigmask", False),
+    "io_pgetevents":        ("usig",    True),
+    "io_pgetevents_time64": ("usig",    True),
 }  # fmt: skip
 
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from livecr.waits.sockets import Polled
 
 __all__ = [
-    *("WAIT_FOR_IT", "Wait", "belongs", "classify", "classify_all", "clock_obstacle", "first_call"),
+    *("WAIT_FOR_IT", "Wait", "belongs", "classify", "classify_all", "clock_obstacle"),
+    *("disagreement_ns", "due_signals", "first_call"),
 ]
 
 
@@ -41,7 +42,8 @@ class Wait(Record):
     made first) or "eintr" (it ended; it must be made again from outside). ``restarted``: the task sat in
     restart_syscall, not in the call itself. ``clock``, ``deadline_ns`` (on the program's clock, that is the
     host's plus the time namespace's offset) and ``remaining_ns`` (when it was frozen, not below 0) are None
-    for a call without timeout. ``absolute``: the program gave a point in time. ``source`` and
+    for a call without timeout. ``absolute``: the program gave a point in time; ``moved``: not this one, but
+    one that a restore without a time namespace has put in its place. ``source`` and
     ``uncertainty_ns``: where the deadline was read and by how much it may be off; ``disagreement_ns``: by
     how much two exact sources differed, 0 normally. ``at_rmtp``: the struct timespec that was at the rmtp
     of a relative sleep before the freeze wrote to it, empty if there is none or it is not known. ``abi``:
@@ -65,6 +67,7 @@ class Wait(Record):
     deadline_ns: int | None = None
     remaining_ns: int | None = None
     absolute: bool = False
+    moved: bool = False
     source: str = ""
     uncertainty_ns: int = 0
     disagreement_ns: int = 0
@@ -181,7 +184,10 @@ def _ended_by_freeze(
         timed = sockets.polled(evidence.pid, call, arguments, read_memory) is not None
         ours = result > 0 and rest(evidence.pid, call, arguments, result, timed, read_memory) is not None
     # Else it is the program's own: its handler runs as soon as it is let go, or it is continued.
-    return EINTR if ours and not evidence.stopped and not _signal_is_due(evidence.pid, tid) else None
+    if not ours or evidence.stopped:
+        return None
+    # A signal that the call's own mask lets through ends it once more as soon as it is made again.
+    return EINTR if call.name in catalog.TEMPORARY_MASKS or not due_signals(evidence.pid, tid) else None
 
 
 def _freeze_ends(call: Call, arguments: list[int], evidence: Evidence, read_memory: ReadMemory) -> bool:
@@ -202,11 +208,12 @@ def _cut_short(tid: int, registers: Registers, evidence: Evidence) -> bool:
     return registers.result() < second
 
 
-def _signal_is_due(pid: int, tid: int) -> bool:
-    """Whether a signal is pending that is not blocked. Inside epoll_pwait that is by its temporary mask."""
+def due_signals(pid: int, tid: int) -> int:
+    """The signals that are pending and not blocked, bit n-1 for signal n. In a call with a temporary mask,
+    those that this mask lets through."""
     told = procfs.status(pid, tid)
     pending = int(told["SigPnd"], 16) | int(told["ShdPnd"], 16)
-    return bool(pending & ~int(told["SigBlk"], 16))
+    return pending & ~int(told["SigBlk"], 16)
 
 
 def first_call(
@@ -352,9 +359,10 @@ def _wait(
             "deadline_ns": best.host_ns + offset_ns,
             "remaining_ns": max(0, best.host_ns - now_ns),
             "absolute": call.is_absolute(arguments),
+            "moved": call.is_absolute(arguments) and how(code) == "redo" and tid in evidence.made_again,
             "source": best.source,
             "uncertainty_ns": best.uncertainty_ns + evidence.clock_uncertainty_ns(best.clock),
-            "disagreement_ns": _disagreement_ns(found),
+            "disagreement_ns": disagreement_ns(found),
         }
     writes_rmtp = how(code) == "rearm" and "rmtp" in call.arguments and not call.is_absolute(arguments)
     if writes_rmtp and evidence.slept_until_frozen(tid) is not False:
@@ -393,7 +401,7 @@ _FIELDS_OF_KIND = {
 _SLACK_NS = 1_000_000
 
 
-def _disagreement_ns(found: list[Deadline]) -> int:
+def disagreement_ns(found: list[Deadline]) -> int:
     """By how much the best source and the next measured one differ, beyond what either may be off."""
     best = found[0]
     worst = 0

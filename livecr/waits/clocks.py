@@ -40,6 +40,7 @@ class ProgramTime:
             clock.BOOTTIME: frozen_at.boottime_ns,
         }
         self._resumed_ns = now[clock.MONOTONIC]
+        self._frozen_ns = frozen_at.monotonic_ns
         # The machine may have booted since, so only CLOCK_REALTIME tells how long the program was away.
         away_ns = max(0, clock.host_now_ns(clock.REALTIME) - frozen_at.realtime_ns)
         self._counted_ns = away_ns if model == ABSOLUTE else 0
@@ -59,6 +60,16 @@ class ProgramTime:
         monotonic = divmod(self.offsets[clock.MONOTONIC], _NS)
         boottime = divmod(self.offsets[clock.BOOTTIME], _NS)
         return f"monotonic {monotonic[0]} {monotonic[1]}\nboottime {boottime[0]} {boottime[1]}\n"
+
+    def jump_ns(self) -> int:
+        """By how much CLOCK_MONOTONIC jumps for the program: 0 with a time namespace."""
+        if self.offsets is not None:
+            return 0
+        return clock.now_ns(clock.MONOTONIC) - self._frozen_ns - self.elapsed_ns()
+
+    def is_moved(self, clock_id: int | None) -> bool:
+        """Whether points in time on this clock, as the program has given them, are no longer right."""
+        return clock_id in clock.SHIFTED and self.offsets is None
 
     def elapsed_ns(self) -> int:
         """How much time has passed for the program since it was frozen."""

@@ -289,7 +289,7 @@ def deadlines(
     with it, so its timeout argument was counted from an earlier moment than its last falling asleep.
     """
     if tid in evidence.made_again:
-        return [Deadline(clock.MONOTONIC, evidence.made_again[tid], "argument")]
+        return [_from_shim(call, arguments, evidence, tid)]
     try:
         timeout = asked(call, arguments, read_memory, interrupted=evidence.frozen)
         if call.socket_option:
@@ -315,6 +315,18 @@ def deadlines(
         # A point in time does not age: better than anything that was measured.
         found.insert(2 if timeout.absolute else len(found), _from_argument(evidence, tid, timeout))
     return [deadline for deadline in found if deadline is not None]
+
+
+def _from_shim(call: Call, arguments: list[int], evidence: Evidence, tid: int) -> Deadline:
+    """It says it in CLOCK_MONOTONIC; a call until a point in time has to be told that on its own clock."""
+    host_ns, clock_id = evidence.made_again[tid], clock.MONOTONIC
+    if call.is_absolute(arguments) and call.encoding != catalog.FUTEX_OP:
+        clock_id = call.clock_of(arguments)
+    if clock_id not in clock.SHIFTED or clock_id not in evidence.now_ns:
+        clock_id = clock.MONOTONIC
+    return Deadline(
+        clock_id, host_ns + evidence.now_ns[clock_id] - evidence.now_ns[clock.MONOTONIC], "argument"
+    )
 
 
 def _from_restart_block(

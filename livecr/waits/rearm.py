@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from livecr.waits.classify import Wait
     from livecr.waits.clocks import ProgramTime
 
-__all__ = ["rearm", "remaining_ns"]
+__all__ = ["deadline_ns", "rearm", "remaining_ns"]
 
 _NS = 1_000_000_000
 _MS = 1_000_000
@@ -64,6 +64,15 @@ def _cpu_remaining_ns(wait: Wait, now: ProgramTime) -> int:
 def _loses_its_deadline(wait: Wait) -> bool:
     """Whether it is until a point in time on a CPU clock of the restored program's own."""
     return wait.kind == "cpu" and wait.absolute and not wait.clock_owner
+
+
+def deadline_ns(wait: Wait, now: ProgramTime) -> int:
+    """Until when the wait is to last, for a call that takes a point in time, on the program's new clock."""
+    assert wait.deadline_ns is not None and wait.clock is not None
+    if wait.clock in clock.SHIFTED and not now.is_shifted(wait.clock):
+        left_ns = remaining_ns(wait, now)
+        return clock.now_ns(wait.clock) + left_ns  # it lives in the namespace of livecr
+    return wait.deadline_ns
 
 
 def rearm(wait: Wait, registers: Registers, seed: Seed, task: Tracee, now: ProgramTime) -> Registers:
@@ -116,9 +125,7 @@ def _given(wait: Wait, now: ProgramTime) -> int:
     """The timeout to hand over: what is left, or for an absolute one the point in time."""
     if not wait.absolute or wait.deadline_ns is None or wait.kind == "cpu":
         return remaining_ns(wait, now)
-    if wait.clock in clock.SHIFTED and not now.is_shifted(wait.clock):
-        return clock.host_now_ns(wait.clock) + remaining_ns(wait, now)
-    return wait.deadline_ns
+    return deadline_ns(wait, now)
 
 
 def _milliseconds(wait: Wait, now: ProgramTime) -> int:

@@ -69,6 +69,19 @@ class Reentry:
         self.refresh(tid, left_ns)
         return made_again
 
+    def until(self, tid: int, wait: Wait, own: Registers, until_ns: int, left_ns: int) -> Registers:
+        """The same for a call that the kernel makes again by itself, with another point in time than the
+        program gave: ``until_ns``, on the call's clock, in ``left_ns`` from now."""
+        call = abi.of(wait.abi).find(wait.call, wait.arguments)
+        assert call is not None and call.timeout is not None
+        shim = self._shims.code.shim_of(call.timeout)
+        behind, slot_at = self._shims.make(tid, own, shim, number=wait.call)
+        self._shims.set_until(slot_at, until_ns, left_ns, call.timespec)
+        arguments = list(wait.arguments)
+        arguments[call.timeout] = slot_at
+        made_again = self._with(own, behind, arguments)
+        return made_again.copy(rax=wait.restart_code, orig_rax=wait.call)
+
     def _again(self, tid: int, wait: Wait, own: Registers) -> Registers:
         table = abi.of(wait.abi)
         call = table.find(wait.call, wait.arguments)

@@ -6,28 +6,44 @@ stands still where it should have gone on.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from livecr.restore import read
 from tests.integration.waiting import RESTORED, checkpoint, in_time, milliseconds, starting_ms
 
 PROGRAM = """
-import sys, time
+import os, sys, time
+WISH
 began = time.monotonic()
 print("sleeping", flush=True)
 time.sleep(float(sys.argv[1]))
-print(time.monotonic() - began, flush=True)
+print(time.monotonic() - began, time.time(), flush=True)
 """
+#: The program's own wish, in lines of it; the first is how any language can make it.
+BY_MEMFD = 'os.memfd_create("livecr:time=absolute")'
+BY_ADVICE = 'import livecr; livecr.advise(time_model="relative"); livecr.advise(time_model="absolute")'
+BY_ENVIRONMENT = {"LIVECR_TIME_MODEL": "absolute"}
+OVERRULED = ["--time-model", "relative"]
 CASES = {
-    # options of restore, environment of the program, whether the time in the image counts
-    "default": ([], {}, False),
-    "absolute": (["--time-model", "absolute"], {}, True),
-    "wished": ([], {"LIVECR_TIME_MODEL": "absolute"}, True),
-    "wished-but-overruled": (["--time-model", "relative"], {"LIVECR_TIME_MODEL": "absolute"}, False),
+    # options of restore, its environment, its wish, whether time in the image counts, what `show` tells
+    "default": ([], {}, "", False, "relative"),
+    "command-line": (["--time-model", "absolute"], {}, "", True, "relative"),
+    "environment": ([], BY_ENVIRONMENT, "", True, "absolute, as LIVECR_TIME_MODEL"),
+    "environment-overruled": (OVERRULED, BY_ENVIRONMENT, "", False, "absolute, as LIVECR_TIME_MODEL"),
+    "memfd": ([], {}, BY_MEMFD, True, "absolute, as the name of a memfd"),
+    "memfd-overruled": (OVERRULED, {}, BY_MEMFD, False, "absolute, as the name of a memfd"),
+    "environment-before-memfd": (
+        [],
+        {"LIVECR_TIME_MODEL": "relative"},
+        BY_MEMFD,
+        False,
+        "relative, as LIVECR_TIME_MODEL",
+    ),
+    "advice": ([], {}, BY_ADVICE, True, "absolute, as the name of a m"),  # mapping or memfd
 }
 
 
@@ -36,33 +52,51 @@ def seconds_to_tell() -> float:
     return max(2.0, 0.025 * starting_ms())
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_whether_time_in_the_image_counts(
-    case: str, target: Callable[..., Any], tmp_path: Path, livecr: Any
-) -> None:
-    """It sleeps for as long by its own clock either way; the model says whether it does by the world's."""
-    options, environment, counts = CASES[case]
+def test_whether_time_in_the_image_counts(target: Callable[..., Any], tmp_path: Path, livecr: Any) -> None:
+    """They sleep for as long by their own clocks; the model says whether they do by the world's."""
     dead_seconds = seconds_to_tell()
 
-    def run(clocks: list[str]) -> dict[tuple[str, str], int]:
-        asked = dead_seconds + milliseconds(1) / 1000  # by the absolute model it is not over in the image
-        one = target(["/usr/bin/python3", "-c", PROGRAM, str(asked)], **environment)
-        began = time.monotonic()
-        one.until_printed("sleeping")
-        one.until_blocked(230)
-        image = tmp_path / f"{one.pid}.livecr"
-        checkpoint(one, image, livecr)
-        died = time.monotonic()
+    def run(cases: list[str]) -> dict[tuple[str, str], int]:
+        asked = dead_seconds + milliseconds(len(cases)) / 1000  # by the absolute model not over in the image
+        programs, began, died, away = {}, {}, {}, {}
+        for case in cases:
+            code = PROGRAM.replace("WISH", CASES[case][2])
+            programs[case] = target([sys.executable, "-c", code, str(asked)], **CASES[case][1])
+            began[case] = time.time()
+        images = {case: tmp_path / f"{one.pid}.livecr" for case, one in programs.items()}
+        for case, one in programs.items():
+            one.until_printed("sleeping")
+            one.until_blocked(230)
+            checkpoint(one, images[case], livecr)
+            died[case] = time.monotonic()
         time.sleep(dead_seconds)
-        away = 0 if counts else time.monotonic() - died
-        one.restore(image, *options)
-        assert one.wait() == 0
-        took = {"world": time.monotonic() - began, "own": float(one.output().split()[1])}
-        assert read(str(image)).time_model == environment.get("LIVECR_TIME_MODEL", "relative")
-        sleeps = {"world": asked + away, "own": asked}
-        return {(clock, RESTORED): round((took[clock] - sleeps[clock]) * 1e9) for clock in clocks}
+        for case, one in programs.items():
+            away[case] = 0 if CASES[case][3] else time.monotonic() - died[case]
+            one.restore(images[case], *CASES[case][0])
+        late = {}
+        for case, one in programs.items():
+            assert one.wait() == 0
+            assert CASES[case][4] in livecr("show", images[case]).stdout
+            own, ended = (float(word) for word in one.output().split()[1:])
+            late[case] = max(ended - began[case] - away[case], own) - asked
+            assert own >= asked and ended - began[case] >= asked + away[case], case
+        return {(case, RESTORED): round(seconds * 1e9) for case, seconds in late.items()}
 
-    in_time(["world", "own"], run, allowed_ns=round(dead_seconds / 2 * 1e9))
+    in_time(CASES, run, allowed_ns=round(dead_seconds / 2 * 1e9))
+
+
+def test_a_wish_outlives_a_restore(target: Callable[..., Any], tmp_path: Path, livecr: Any) -> None:
+    """An image of a restored program tells the same wish, from the same origin."""
+    one = target([sys.executable, "-c", PROGRAM.replace("WISH", BY_ADVICE), "100"])
+    one.until_printed("sleeping")
+    one.until_blocked(230)
+    first, second = tmp_path / "first", tmp_path / "second"
+    checkpoint(one, first, livecr)
+    one.restore(first)
+    checkpoint(one, second, livecr, leave_running=True)
+    wishes = [(image.time_model, image.time_model_from) for image in (read(str(first)), read(str(second)))]
+    assert wishes[0] == wishes[1]
+    assert wishes[0][0] == "absolute" and wishes[0][1] in ("mapping", "memfd")
 
 
 def test_a_wait_that_is_over_ends_at_once(target: Callable[..., Any], tmp_path: Path, livecr: Any) -> None:

@@ -10,6 +10,8 @@ from livecr.kernel import clock
 from livecr.waits import catalog, restart
 from livecr.waits.catalog import CATALOG, Call
 from ptrace.syscall.names import SYSCALL_NAMES
+from tests.integration.every_wait import ELSEWHERE
+from tests.integration.every_wait import ROWS as TESTED
 
 ROWS = sorted(CATALOG.values(), key=lambda row: row.number)
 HEADER = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
@@ -75,3 +77,10 @@ def test_what_is_entered_again_is_known() -> None:
     for number, differences in catalog.DONE.items():
         assert number in catalog.REENTERED
         assert max(differences) < len(CATALOG[number].arguments)
+
+
+def test_every_row_has_a_test_or_a_reason() -> None:
+    """tests/integration/every_wait.py names for each call a program that is blocked in it."""
+    tested = {kind.call for kind in TESTED}
+    assert tested | set(ELSEWHERE) == {row.name for row in ROWS}
+    assert not tested & set(ELSEWHERE)

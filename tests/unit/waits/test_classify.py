@@ -15,8 +15,8 @@ from livecr.target.tracee import Registers
 from livecr.waits import classify, restart
 from livecr.waits.abi import X86_64
 from livecr.waits.catalog import CATALOG
-from livecr.waits.classify import first_call
-from livecr.waits.deadlines import Evidence, asked, moment
+from livecr.waits.classify import disagreement_ns, first_call
+from livecr.waits.deadlines import Deadline, Evidence, asked, moment
 
 TIMEOUT_AT = 0x7000
 TEXT_AT = 0x401000
@@ -262,3 +262,12 @@ def test_every_obstacle_is_named_at_once() -> None:
         classify.classify_all(tasks, frozen(os.getpid()), memory())
     assert "getpid" in str(refused.value)
     assert "getppid" in str(refused.value)
+
+
+def test_sources_that_disagree_beyond_what_they_may_be_off_are_told() -> None:
+    exact = Deadline(1, 5_000_000_000, "restart-block")
+    near = Deadline(1, 5_000_900_000, "sleeper")  # the task's slack explains it
+    far = Deadline(1, 5_500_000_000, "timer-list", 100_000_000)
+    assert disagreement_ns([exact, near]) == 0
+    assert disagreement_ns([exact, near, far]) == 500_000_000 - 100_000_000 - 1_000_000
+    assert disagreement_ns([exact, Deadline(0, 9_000_000_000, "sleeper")]) == 0  # of another clock
