@@ -1,8 +1,8 @@
 """Pipes and FIFOs with the data in them.
 
-Data is copied by tee(2), which consumes nothing. A pipe has two ends; each open end is a description, and all
-that name the same inode belong together. Relies on opening /proc/self/fd/N, which gives a new description on
-the same pipe.
+Data is copied by tee(2), which consumes nothing and keeps the packets of packet mode (O_DIRECT) apart. A
+pipe has two ends; each open end is a description, and all that name the same inode belong together. Relies on
+opening /proc/self/fd/N, which gives a new description on the same pipe.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import stat as st
 
 from livecr._native import lib
-from livecr.errors import Failed, Obstacle
+from livecr.errors import BadImage, Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import holders
 from livecr.kernel.reopen import open_again
@@ -30,8 +30,11 @@ NR_TEE = 276
 SPLICE_F_NONBLOCK = 2
 F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032
 _FLAGS = os.O_ACCMODE | os.O_NONBLOCK
-_O_LARGEFILE = 0o100000  # of a FIFO, as open(2) has it; pipes have none
-_PACKETS = os.O_DIRECT
+_O_LARGEFILE = 0o100000  # of a FIFO, as open(2) has it; pipes have it where they were opened again
+_PACKETS = os.O_DIRECT  # of a writing end
+_PACKET_BYTES = 4096  # the largest one (pipe(2))
+_DELETED = " (deleted)"
+_NAMES = 100
 
 
 class Pipe(Record, tag="pipe"):
@@ -42,37 +45,40 @@ class Pipe(Record, tag="pipe"):
 
 
 class Fifo(Record, tag="fifo"):
-    """One open end of a named pipe."""
+    """One open end of a named pipe; ``deleted``: it has no name any more."""
 
     path: str
     pipe: int
     flags: int
+    deleted: bool
 
 
 class Contents(Record):
-    """What was in a pipe or FIFO. ``uid``, ``gid``, ``mode``: of its inode."""
+    """What was in a pipe or FIFO. ``uid``, ``gid``, ``mode``: of its inode.
+
+    ``packets``: the bytes of each packet, [] if they are none.
+    """
 
     pipe: int
     capacity_bytes: int
     data: bytes
+    packets: list[int]
     uid: int
     gid: int
     mode: int
 
 
 def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | None:
-    """Packet pipes have boundaries that cannot be copied; a FIFO has to be where it was."""
-    if d.flags & _PACKETS:
-        return (
-            "a pipe in packet mode cannot be saved",
-            "this version of livecr does not keep packet boundaries",
-        )
-    if d.target.startswith("/") and not _is_same(d.target, stat):
-        return (
-            f"the FIFO {d.target} has been removed or replaced",
-            "this version of livecr cannot restore that",
-        )
+    """A FIFO that has a name has to be there."""
+    if d.target.startswith("/") and stat.st_nlink and not _is_same(_path(d, stat), stat):
+        what = f"the FIFO {_path(d, stat)} has been removed, and has another name still"
+        return what, "link it there again"
     return None
+
+
+def _path(d: procfs.Descriptor, stat: os.stat_result) -> str:
+    """Without the kernel's remark, which also stays when a name has been given back."""
+    return d.target if _is_same(d.target, stat) else d.target.removesuffix(_DELETED)
 
 
 def _is_same(path: str, stat: os.stat_result) -> bool:
@@ -109,9 +115,10 @@ def _is_pipe(stat: os.stat_result) -> bool:
 
 def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -> Pipe | Fifo:
     """One end."""
+    flags = d.flags & (_FLAGS | _O_LARGEFILE | _PACKETS)
     if d.target.startswith("/"):
-        return Fifo(path=d.target, pipe=stat.st_ino, flags=d.flags & (_FLAGS | _O_LARGEFILE))
-    return Pipe(pipe=stat.st_ino, flags=d.flags & _FLAGS)
+        return Fifo(path=_path(d, stat), pipe=stat.st_ino, flags=flags, deleted=not stat.st_nlink)
+    return Pipe(pipe=stat.st_ino, flags=flags)
 
 
 def save_contents(
@@ -132,14 +139,22 @@ def save_contents(
         fd = duplicate(chosen)
         try:
             capacity = fcntl.fcntl(fd, F_GETPIPE_SZ)
-            data = _peek(fd, capacity) if readable else b""
+            pieces = _peek(fd, capacity) if readable else []
         finally:
             os.close(fd)
+        in_packets = len(pieces) > 1 or any(d.flags & _PACKETS for d in open_ends)
+        if in_packets and any(len(piece) > _PACKET_BYTES for piece in pieces):
+            raise Refused(
+                "a pipe holds packets, and data from before it was in packet mode",
+                where=chosen.where,
+                way_out="let the program read them, and try again",
+            )
         found.append(
             Contents(
                 pipe=inode,
                 capacity_bytes=capacity,
-                data=data,
+                data=b"".join(pieces),
+                packets=[len(piece) for piece in pieces] if in_packets else [],
                 uid=stat.st_uid,
                 gid=stat.st_gid,
                 mode=stat.st_mode & 0o7777,
@@ -148,20 +163,21 @@ def save_contents(
     return found
 
 
-def _peek(fd: int, capacity: int) -> bytes:
-    """A copy of all that is in the pipe, by tee into one of our own that is as large."""
+def _peek(fd: int, capacity: int) -> list[bytes]:
+    """A copy of all that is in the pipe, by tee into one of our own that is as large; in pieces, as read."""
     out, into = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         fcntl.fcntl(into, F_SETPIPE_SZ, capacity)
         copied = lib.lcr_syscall(NR_TEE, fd, into, capacity, SPLICE_F_NONBLOCK, 0, 0)
         if copied == -11:  # EAGAIN: it is empty
-            return b""
+            return []
         if copied < 0:
             raise Failed(f"tee: {os.strerror(-copied)}")
-        data = b""
-        while len(data) < copied:
-            data += os.read(out, copied - len(data))
-        return data
+        pieces: list[bytes] = []
+        while copied > 0:
+            pieces.append(os.read(out, copied))
+            copied -= len(pieces[-1])
+        return pieces
     finally:
         os.close(out)
         os.close(into)
@@ -186,27 +202,37 @@ class Made:
                 fcntl.fcntl(self._ends[record.pipe][0], F_SETPIPE_SZ, contents.capacity_bytes)
                 os.fchown(self._ends[record.pipe][0], contents.uid, contents.gid)
         end = self._ends[record.pipe][record.flags & os.O_ACCMODE == os.O_WRONLY]
-        return os.open(f"/proc/self/fd/{end}", record.flags | os.O_CLOEXEC)
+        return _open_end(end, record.flags)
 
     def load_fifo(self, record: Fifo) -> int:
         """The same for a FIFO; held open at both ends first, so that no open blocks."""
         if record.pipe not in self._ends:
-            both = os.open(record.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            both = _open_fifo(record)
             self._ends[record.pipe] = (both, both)
             if os.fstat(both).st_mode & 0o170000 != 0o010000:
                 raise Failed(f"{record.path} is no FIFO any more", way_out="remove it and make it: mkfifo")
             contents = self._contents.get(record.pipe)
             if contents:
                 fcntl.fcntl(both, F_SETPIPE_SZ, contents.capacity_bytes)
-        return open_again(self._ends[record.pipe][0], record.flags | os.O_CLOEXEC)
+                if record.deleted:
+                    os.fchown(both, contents.uid, contents.gid)
+                    os.fchmod(both, contents.mode)
+        return _open_end(self._ends[record.pipe][0], record.flags)
 
     def fill(self) -> None:
         """Put the data back, now that no reader can be missing."""
         for inode, (_, into) in self._ends.items():
             contents = self._contents.get(inode)
-            data = contents.data if contents else b""
-            while data:
-                data = data[os.write(into, data) :]
+            if contents is None:
+                continue
+            flags = fcntl.fcntl(into, fcntl.F_GETFL)
+            fcntl.fcntl(into, fcntl.F_SETFL, flags | (_PACKETS if contents.packets else 0))
+            data = contents.data
+            for size in contents.packets or [len(data)]:
+                if size > len(data):
+                    raise BadImage("its packets are longer than its data", where=f"pipe {inode}")
+                _write(into, data[:size])
+                data = data[size:]
 
     def close(self) -> None:
         """Close the ends that were only held."""
@@ -214,3 +240,34 @@ class Made:
             for fd in set(ends):
                 os.close(fd)
         self._ends.clear()
+
+
+def _open_end(end: int, flags: int) -> int:
+    """A new description; packet mode, which open(2) refuses for pipes, is set afterwards."""
+    fd = open_again(end, (flags & ~_PACKETS) | os.O_CLOEXEC)
+    if flags & _PACKETS:
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | _PACKETS)
+    return fd
+
+
+def _open_fifo(record: Fifo) -> int:
+    """Both ends at once. One that has lost its name gets it back for a moment, or another if it is taken."""
+    if not record.deleted:
+        return os.open(record.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    directory, name = os.path.split(record.path)
+    for attempt in range(_NAMES):
+        path = record.path if attempt == 0 else os.path.join(directory, f".{name}.livecr-{attempt}")
+        try:
+            os.mkfifo(path, 0o600)
+        except FileExistsError:
+            continue
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        finally:
+            os.unlink(path)
+    raise Failed("no free name beside it", where=f"deleted FIFO {record.path}")
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
