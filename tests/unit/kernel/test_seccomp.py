@@ -1,4 +1,4 @@
-"""Seccomp filters run in livecr answer as the kernel would have: small ones, call by call.
+"""Seccomp filters run in livecr answer as the kernel would have: small ones, call by call."""
 
 from __future__ import annotations
 
