@@ -32,7 +32,7 @@ from livecr.kinds import (
     zombies,
 )
 from livecr.kinds.sockets_unix import UNIX_PEERS
-from livecr.target import tree
+from livecr.target import seccomp, tree
 from livecr.target.tracee import Gone
 from livecr.waits.calls import Calls, look_ahead
 from livecr.waits.classify import Wait
@@ -100,6 +100,8 @@ def _checkpoint(
         try:
             queues = {one.pid: signals.save_queues(one) for one in frozen.processes}
             now_ns = moment()
+            for process_ in frozen.processes:
+                seccomp.suspend(process_)
             for process_ in frozen.processes:
                 threads.leave_critical_sections(process_)
                 seen = evidence.get(process_.pid) or Evidence(process_.pid, iterator)

@@ -11,7 +11,7 @@ import time
 
 from livecr.errors import BadImage, Refused
 from livecr.kernel import clock, cpu_clock, procfs
-from livecr.kinds import memory, sysv_shm
+from livecr.kinds import memory, seccomp, sysv_shm
 from livecr.waits.clocks import MODELS
 from livecr.waits.wishes import ORIGINS
 
@@ -41,6 +41,7 @@ def check(told: Content, cores: dict[int, Core], image: str) -> None:
         _check_abi(told, record, core)
         _check_ranges(record, core)
         _check_segments(told, record, core)
+        seccomp.check(record.filters, [thread.filters for thread in record.threads], core.where)
     _check_references(told, image)
     _wait_for_zombies(_numbers(told))
     for tid in _numbers(told):

@@ -18,7 +18,18 @@ from livecr.image import integrity, manifest
 from livecr.image.elfcore import Core
 from livecr.kernel import machine
 from livecr.kernel.bpf import switched_off
-from livecr.kinds import births, descriptors, kernel_code, memory, process, stops, sysv, timers, zombies
+from livecr.kinds import (
+    births,
+    descriptors,
+    kernel_code,
+    memory,
+    process,
+    seccomp,
+    stops,
+    sysv,
+    timers,
+    zombies,
+)
 from livecr.target.freeze import thaw
 from livecr.target.kin import Kin
 from livecr.target.shim import Shims
@@ -215,6 +226,11 @@ class _Building:
         seed = self._seeds[record.place.pid]
         for child in record.told_of:
             stops.report(child, seed)
+        if seccomp.shared_by_some([thread.filters for thread in record.threads]):
+            self._warnings.append(
+                f"process {record.place.pid}: some of its threads shared seccomp filters that others do not "
+                "have; they have them still, but SECCOMP_FILTER_FLAG_TSYNC will not find them to be the same"
+            )
         process.load_rest(record, seed, self._tasks, self._now)
 
     def _enter_waits(self, record: process.Process) -> None:

@@ -1,9 +1,10 @@
-"""What the kernel keeps of IPC and no call tells without changing it: read by a BPF program of type syscall.
+"""What the kernel keeps and no call tells without changing it: read by a BPF program of type syscall.
 
-The messages in a POSIX queue, whom it will notify, and what semaphores get back when a process ends
-(SEM_UNDO). Relies on native/bpf/peek.bpf.c (Linux 5.14, the kernel's own BTF, CAP_BPF and CAP_PERFMON); where
-any of it is missing, ``Peek.open`` says so. What is read must stand still: the process is frozen, and the
-only one that uses it. Called by kinds; ``LIVECR_WITHOUT=bpf`` switches it off.
+The messages in a POSIX queue, whom it will notify, what semaphores get back when a process ends (SEM_UNDO),
+and the seccomp filters of a task that runs. Relies on native/bpf/peek.bpf.c (Linux 5.14, the kernel's own
+BTF, CAP_BPF and CAP_PERFMON); where any of it is missing, ``Peek.open`` says so. What is read of IPC must
+stand still: the process is frozen, and the only one that uses it. Called by kinds; ``LIVECR_WITHOUT=bpf``
+switches it off.
 """
 
 from __future__ import annotations
@@ -27,17 +28,20 @@ OBJECT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "native", "pee
 _ANSWERS = 16
 _REQUEST = Struct(f"=IIQiI{_ANSWERS}Q")
 _DATA_BYTES = 256
-_READ, _QUEUE, _UNDO = 0, 1, 2
+_READ, _QUEUE, _UNDO, _FILTERS = 0, 1, 2, 3
 _PAGE_BYTES = 4096  # ipc/msgutil.c: each piece of a message fills a page together with its head
 _COOKIE_BYTES = 32  # NOTIFY_COOKIE_LEN of <linux/mqueue.h>
 _LONGEST_BYTES = 16 << 20  # HARD_MSGSIZEMAX
 _MOST_MESSAGES = 65536  # HARD_MSGMAX
+_FILTERS_MOST = 32768  # kernel/seccomp.c, MAX_INSNS_PER_PATH: all filters of a task together
+_INSTRUCTION_BYTES = 8  # struct sock_filter
 _DEEPEST = 64  # no red-black tree of so many leaves is deeper
 # What is answered: first what was looked for, then where members stand in their structures, in bytes.
 _QUEUE_ANSWER = (
     *("root", "value", "socket_inode", "cookie", "node.rb_node", "rb.left", "rb.right", "node.msg_list"),
     *("list.next", "msg.m_list", "msg.m_type", "msg.m_ts", "msg.next", "msg", "seg.next", "seg"),
 )
+_FILTERS_ANSWER = ("filter", "filter.prev", "filter.prog", "prog.orig", "orig.len", "orig.filter")
 _UNDO_ANSWER = ("list_proc", "list.next", "undo.list_proc", "undo.semid", "in_one", "undo.semadj")
 
 
@@ -116,6 +120,25 @@ class Peek:
             at = self._word(at + told["list.next"])
             if len(found) > _MOST_MESSAGES:
                 raise _restless()
+        return found
+
+    def filters(self, pidfd: int) -> list[bytes]:
+        """The seccomp filters of a task, the oldest first, each an array of struct sock_filter.
+
+        ``pidfd``: livecr's own of it. The task may run: filters are only added. Raises Failed.
+        """
+        told = dict(zip(_FILTERS_ANSWER, self._ask(_FILTERS, pidfd), strict=False))
+        found: list[bytes] = []
+        at, left = told["filter"], _FILTERS_MOST
+        while at:
+            original = self._word(self._word(at + told["filter.prog"]) + told["prog.orig"])
+            count = int.from_bytes(self._read(original + told["orig.len"], 2), "little")
+            left -= count
+            if not original or not count or left < 0:
+                raise _restless()
+            program = self._word(original + told["orig.filter"])
+            found.insert(0, self._read(program, count * _INSTRUCTION_BYTES))
+            at = self._word(at + told["filter.prev"])
         return found
 
     # -- structures --------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ process needs more rights than the program may have had. Read from /proc/PID/tas
 
 from __future__ import annotations
 
-from livecr.errors import Obstacle
 from livecr.image.record import Record
 from livecr.kernel import procfs
 from livecr.target.program import Program
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from livecr.target.spawn import Seed
     from livecr.target.tracee import Tracee
 
-__all__ = ["Credentials", "load", "obstacles", "save"]
+__all__ = ["Credentials", "load", "save"]
 
 PR_GET_SECUREBITS, PR_SET_SECUREBITS = 27, 28
 PR_CAPBSET_DROP = 24
@@ -41,27 +40,6 @@ class Credentials(Record):
     ambient: int
     securebits: int
     no_new_privs: bool
-
-
-def obstacles(pid: int) -> list[Obstacle]:
-    """seccomp is not saved by this version; and the engine's calls could be fatal under a filter."""
-    if not any(_confined(pid, tid) for tid in procfs.threads(pid)):
-        return []
-    return [
-        Obstacle(
-            f"process {pid}",
-            "it is confined by seccomp",
-            "this version of livecr does not restore seccomp filters",
-        )
-    ]
-
-
-def _confined(pid: int, tid: int) -> bool:
-    """Each task has its own filters, unless they were set with SECCOMP_FILTER_FLAG_TSYNC."""
-    try:
-        return procfs.status(pid, tid).get("Seccomp", "0") != "0"
-    except (FileNotFoundError, ProcessLookupError):
-        return False  # it has just ended
 
 
 def _told(told: dict[str, str], securebits: int) -> Credentials:

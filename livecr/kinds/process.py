@@ -18,6 +18,7 @@ from livecr.kinds import (
     memory,
     pages,
     requests,
+    seccomp,
     sessions,
     signals,
     stops,
@@ -66,13 +67,14 @@ class Process(Record):
     interval_timers: list[timers.IntervalTimer]
     posix_timers: list[timers.PosixTimer]
     credentials: list[credentials.Credentials]
+    filters: list[seccomp.Filter]
     descriptors: list[descriptors.Descriptor]
 
 
 def obstacles(pid: int) -> list[Obstacle]:
     """Everything about a running process that could not be saved, kind by kind, but its descriptors."""
     found = sessions.obstacles(pid)
-    found += credentials.obstacles(pid)
+    found += seccomp.obstacles(pid)
     found += timers.obstacles(pid)
     mappings = procfs.mappings(pid)
     memory.look_ahead(mappings)
@@ -95,11 +97,12 @@ def save(
     ``ticking``: its timers and signals. Raises Refused for what cannot be saved.
     """
     pid = frozen.pid
-    in_the_way = sessions.obstacles(pid) + credentials.obstacles(pid) + timers.obstacles(pid)
+    in_the_way = sessions.obstacles(pid) + timers.obstacles(pid)
     if in_the_way:
         raise Refused.because(in_the_way)
     known: list[credentials.Credentials] = []
     saved: list[threads.Thread] = []
+    filters, chains = seccomp.save(frozen)
     guards = pages.guards(pid, mappings)
     with Engine(frozen, resume) as engine:
         # The leader last: it then tells what the process has as a whole.
@@ -109,9 +112,8 @@ def save(
                 own = credentials.save(borrowed, told)
                 if own not in known:
                     known.append(own)
-                saved.append(
-                    threads.save(borrowed, borrowed.mask, known.index(own), ticking.pending[task.tid])
-                )
+                told_of_task = (known.index(own), chains[task.tid], ticking.pending[task.tid])
+                saved.append(threads.save(borrowed, borrowed.mask, *told_of_task))
                 if task is frozen.leader:
                     tls.refuse_ldt(borrowed)
                     whole = {
@@ -129,6 +131,7 @@ def save(
         interval_timers=ticking.interval,
         posix_timers=ticking.posix,
         credentials=known,
+        filters=filters,
         descriptors=table,
         **whole,  # type: ignore[arg-type]
     )
@@ -202,6 +205,8 @@ def load_rest(record: Process, seed: Seed, tasks: dict[int, Tracee], now: Progra
     for thread in record.threads:
         threads.load_pending(thread, seed, tasks[thread.tid])
     sessions.load_limits(record.session, seed)
+    chains = {thread.tid: thread.filters for thread in record.threads}
+    seccomp.load(record.filters, chains, seed, tasks)
     for thread in record.threads:
         credentials.load(record.credentials[thread.credentials], seed, tasks[thread.tid])
         threads.load_scheduling(thread, tasks[thread.tid].tid)

@@ -82,11 +82,12 @@ class Thread(Record):
     timer_slack_ns: int
     scheduling: Scheduling
     credentials: int  # index into the process's
+    filters: list[int]  # of seccomp, the oldest first: indices into the process's
     compat_robust_list: int
     tls: list[bytes]
 
 
-def save(borrowed: Borrowed, mask: int, credentials: int, pending: list[bytes]) -> Thread:
+def save(borrowed: Borrowed, mask: int, credentials: int, filters: list[int], pending: list[bytes]) -> Thread:
     """Of one frozen task, lent out, in which the signals ``pending`` wait."""
     task, scratch = borrowed.task, borrowed.scratch
     program = Program()
@@ -111,6 +112,7 @@ def save(borrowed: Borrowed, mask: int, credentials: int, pending: list[bytes]) 
         timer_slack_ns=slack,
         scheduling=_scheduling(task.tid),
         credentials=credentials,
+        filters=filters,
     )
 
 

@@ -14,7 +14,7 @@ import os
 from livecr._native import ffi, lib
 from livecr.errors import Failed
 from livecr.kernel import procfs
-from livecr.target import blobs, compat
+from livecr.target import blobs, compat, seccomp
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -30,6 +30,7 @@ __all__ = ["PAGE", "USER_END", "Borrowed", "Engine", "free_range", "inject", "na
 PAGE = 4096
 SCRATCH_BYTES = 4 * PAGE
 _ALL_SIGNALS = 0xFFFFFFFFFFFFFFFF
+_SYSCALL_BYTES = 2
 _CALL_OFFSET = 8  # call_here: behind the 8 bytes of the magic
 
 # The save area at the end of the engine, 8 bytes each, in the order of native/engine/engine.S.
@@ -103,8 +104,18 @@ class Engine:
         """The address of the ``syscall`` instruction."""
         return self._cave + _CALL_OFFSET
 
-    def arm(self, registers: Registers, mask: int) -> None:
-        """Write the engine with a way back to ``registers`` (of a stop) and ``mask``."""
+    @property
+    def way_back(self) -> int:
+        """The address behind that."""
+        return self.entry + _SYSCALL_BYTES
+
+    def arm(self, task: Tracee, registers: Registers, mask: int) -> None:
+        """Write the engine with a way back of ``task`` to ``registers`` (of a stop) and ``mask``.
+
+        Raises Refused if it is confined and may not go that way.
+        """
+        mask_at = self._cave + len(self._blob) - _SAVE_BYTES + 8 * (len(SAVE_AREA) + 1)
+        seccomp.confirm_way_back(task, self.entry, (self.scratch, SCRATCH_BYTES), mask_at)
         home = self._resume(registers)
         words = [getattr(home, name) for name in SAVE_AREA]
         if self._compat:
@@ -126,9 +137,9 @@ class Borrowed:
         task, engine = self.task, self._engine
         self.registers = task.registers()
         self.mask = task.signal_mask()
-        engine.arm(self.registers, self.mask)
+        engine.arm(task, self.registers, self.mask)
         # The order matters: from here on the task would find home by itself, so only now may it be changed.
-        start = self.registers.copy(rip=engine.entry, cs=compat.USER_CS, rax=_NR_GETPID, orig_rax=-1)
+        start = self.registers.copy(rip=engine.way_back, cs=compat.USER_CS, orig_rax=-1)
         task.set_registers(start)
         task.set_signal_mask(_ALL_SIGNALS)
         self._base = native_registers(start)
@@ -166,10 +177,8 @@ class Borrowed:
     def run(self, program: Program) -> list[int]:
         """Make the calls; their results. Raises Failed naming the call that must not fail and did."""
         entry = self._engine.entry + (compat.IA32_ENTRY if program.ia32 else 0)
+        seccomp.confirm_calls(self.task, program, entry)
         return inject(self.task, entry, self._base, program)
-
-
-_NR_GETPID = 39
 
 
 def native_registers(registers: Registers) -> Any:

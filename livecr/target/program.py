@@ -83,6 +83,7 @@ NR = {
     "dup3": 292,
     "rt_tgsigqueueinfo": 297,
     "mlock2": 325,
+    "seccomp": 317,
     "prlimit64": 302,
     "userfaultfd": 323,
     "rseq": 334,
@@ -130,6 +131,13 @@ class Program:
     def name(self, index: int) -> str:
         """Which call stands at ``index``, for messages."""
         return self._calls[index][0]
+
+    def calls(self) -> list[tuple[str, int, tuple[int, ...]]]:
+        """Name, number and arguments of each; 0 for what another call is yet to return."""
+        return [
+            (name, self.numbers[name], tuple(0 if isinstance(arg, Result) else arg for arg in args))
+            for name, args, _ in self._calls
+        ]
 
     def native(self) -> Any:
         """As ``struct lcr_call[]``."""

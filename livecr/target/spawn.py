@@ -332,6 +332,11 @@ class Seed:
         return self._engine_range
 
     @property
+    def options(self) -> int:
+        """PTRACE_O_* of its tasks."""
+        return _OPTIONS
+
+    @property
     def entry(self) -> int:
         """The address of its ``syscall`` instruction."""
         return self._entry

@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from livecr.kernel.seccomp import Filters
+
 __all__ = ["REGISTERS", "USER32_CS", "Gone", "Registers", "Tracee"]
 
 # Requests and options of ptrace(2), <linux/ptrace.h>.
@@ -38,6 +40,7 @@ O_TRACEVFORK = 0x04
 O_TRACECLONE = 0x08
 O_TRACEEXEC = 0x10
 O_EXITKILL = 0x100000
+O_SUSPEND_SECCOMP = 0x200000
 
 EVENT_EXEC = 4
 EVENT_STOP = 128
@@ -162,6 +165,8 @@ class Tracee:
         self.status = status  # of the last wait
         self.stopped = bool(status)
         self.deferred: list[int] = []  # signals that arrived while borrowed; given back on release
+        self.filters: Filters | None = None  # of seccomp, while it is frozen (target/seccomp)
+        self.logged_filters: list[int] = []  # which of them log
 
     # -- stopping and going on ---------------------------------------------------------------------------
 

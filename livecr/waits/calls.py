@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from livecr.target.compat import refuse_mixed
 from livecr.target.engine import Engine
 from livecr.target.shim import Shims
-from livecr.waits import masks, written
+from livecr.waits import confined, masks, written
 from livecr.waits.classify import Wait, classify_all
 from livecr.waits.deadlines import Evidence
 from livecr.waits.reenter import Reentry
@@ -51,6 +51,11 @@ class Calls:
             refuse_mixed(frozen, task, self.registers[task.tid])
         evidence.after_freeze(frozen.pid, now_ns)
         self.waits: dict[int, Wait] = classify_all(self.registers.items(), evidence, frozen.leader.read)
+        for task in frozen.tasks:
+            if task.tid in self.waits:
+                confined.of_frozen(
+                    self.waits[task.tid], task.filters, f"task {task.tid} of process {frozen.pid}"
+                )
         self._reentry = Reentry(shims)
 
     @property

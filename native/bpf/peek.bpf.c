@@ -115,7 +115,13 @@ struct sysv_sem {
     struct sem_undo_list *undo_list;
 } KERNEL;
 
+struct seccomp {
+    int mode;
+    struct seccomp_filter *filter;
+} KERNEL;
+
 struct task_struct {
+    struct seccomp seccomp;
     struct files_struct *files;
     struct hlist_node pid_links[4];
     struct sysv_sem sysvsem;
@@ -132,15 +138,29 @@ struct sem_undo___in_one {
     short semadj[0];
 } KERNEL;
 
+struct sock_fprog_kern {
+    __u16 len;
+    struct sock_filter *filter;
+} KERNEL;
+
+struct bpf_prog {
+    struct sock_fprog_kern *orig_prog;
+} KERNEL;
+
+struct seccomp_filter {
+    struct seccomp_filter *prev;
+    struct bpf_prog *prog;
+} KERNEL;
+
 /* -- what is asked and answered; livecr/kernel/peek.py packs the same layout --------------------------------- */
 
-enum { READ, QUEUE, UNDO };
+enum { READ, QUEUE, UNDO, FILTERS };
 enum { DATA_WORDS = 32, DATA_BYTES = 8 * DATA_WORDS }; /* a BPF stack has 512 bytes */
 
 struct request {
     u32 what;
     u32 bytes;   /* READ: how many, at most DATA_BYTES */
-    u64 address; /* READ: where; QUEUE: livecr's descriptor of the queue; UNDO: its pidfd of the task */
+    u64 address; /* READ: where; QUEUE: livecr's descriptor of the queue; UNDO, FILTERS: its pidfd of the task */
     s32 error;
     u32 unused;
     u64 answer[16];
@@ -187,17 +207,35 @@ static __always_inline void look_at_queue(struct request *request)
 }
 
 /* The first task of the list that a pid has for its own number is the task of that number. */
-static __always_inline void look_at_undo_list(struct request *request)
+static __always_inline struct task_struct *task_of(u64 pidfd)
 {
-    struct file *file = own_file(request->address);
+    struct file *file = own_file(pidfd);
     struct pid *pid = BPF_CORE_READ(file, private_data);
     struct task_struct *task;
     if (!pid)
         pid = BPF_CORE_READ(file, f_inode, i_private); /* pidfs (6.9) */
     task = (void *)BPF_CORE_READ(pid, tasks[0].first);
+    return task ? (void *)task - bpf_core_field_offset(task->pid_links) : 0;
+}
+
+static __always_inline void look_at_filters(struct request *request)
+{
+    struct task_struct *task = task_of(request->address);
     if (!task)
         return;
-    task = (void *)task - bpf_core_field_offset(task->pid_links);
+    request->answer[0] = (u64)BPF_CORE_READ(task, seccomp.filter);
+    request->answer[1] = bpf_core_field_offset(struct seccomp_filter, prev);
+    request->answer[2] = bpf_core_field_offset(struct seccomp_filter, prog);
+    request->answer[3] = bpf_core_field_offset(struct bpf_prog, orig_prog);
+    request->answer[4] = bpf_core_field_offset(struct sock_fprog_kern, len);
+    request->answer[5] = bpf_core_field_offset(struct sock_fprog_kern, filter);
+}
+
+static __always_inline void look_at_undo_list(struct request *request)
+{
+    struct task_struct *task = task_of(request->address);
+    if (!task)
+        return;
     struct sem_undo_list *list = BPF_CORE_READ(task, sysvsem.undo_list);
     request->answer[0] = list ? (u64)list + bpf_core_field_offset(list->list_proc) : 0;
     request->answer[1] = bpf_core_field_offset(struct list_head, next);
@@ -230,6 +268,8 @@ int peek(struct request *request)
         look_at_queue(request);
     else if (request->what == UNDO)
         look_at_undo_list(request);
+    else if (request->what == FILTERS)
+        look_at_filters(request);
     else
         read_memory(request);
     return 0;

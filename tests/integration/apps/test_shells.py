@@ -90,11 +90,13 @@ def test_make_with_jobs(target: Callable[..., Any], twice: Callable[[Any], None]
         + f'int main(void) {{ printf("%d\\n", {calls}); return 0; }}\n'
     )
     # The upper half of the parts is not compiled before there is the file.
-    recipe = f"\t@case $* in part[89]|part1?) until [ -e {go} ]; do sleep 0.05; done;; esac\n\t@$(CC) -c -o $@ $<\n"
+    recipe = f"\t@case $* in part[89]|part1?) until [ -e {go} ]; do sleep 0.05; done;; esac\n"
+    recipe += "\t@$(CC) -c -o $@ $<\n"
     outer, inner = (" ".join(f"{name}.o" for name in names[start::2]) for start in (0, 1))
     (project / "Makefile").write_text(
         f"program: main.o {outer} inner/all.a\n\t@$(CC) -o $@ $^\n"
-        f"inner/all.a: always\n\t@$(MAKE) --no-print-directory -C inner all.a\n.PHONY: always\n%.o: %.c\n{recipe}"
+        f"inner/all.a: always\n\t@$(MAKE) --no-print-directory -C inner all.a\n"
+        f".PHONY: always\n%.o: %.c\n{recipe}"
     )
     (project / "inner" / "Makefile").write_text(f"all.a: {inner}\n\t@ar rc $@ $^\n%.o: %.c\n{recipe}")
     one = target(["make", "-j8", "-C", project, "--no-print-directory"])
@@ -110,14 +112,16 @@ def test_xargs_with_four_at_a_time(
     target: Callable[..., Any], twice: Callable[[Any], None], tmp_path: Path
 ) -> None:
     """Every argument is worked on once, never more than four at a time; a failure is told in the end."""
-    work = 'echo begin $1; [ $1 -lt 8 ] || until [ -e "$0" ]; do sleep 0.05; done; sleep 0.01; echo end $1; [ $1 -ne 9 ]'
+    waiting = '[ $1 -lt 8 ] || until [ -e "$0" ]; do sleep 0.05; done'
+    work = f"echo begin $1; {waiting}; sleep 0.01; echo end $1; [ $1 -ne 9 ]"
     command = f"seq 24 | xargs -P4 -n1 sh -c '{work}' {tmp_path / GO}"
     one = target(["sh", "-c", command])
     one.until_printed("end 2\n")
     twice(one)
     (tmp_path / GO).touch()
     assert one.wait() == 123  # what xargs says if a command has failed
-    running, most = set(), 0
+    running: set[str] = set()
+    most = 0
     told = one.output().splitlines()
     for line in told:
         what, number = line.split()
