@@ -20,7 +20,7 @@ __all__: list[str] = []
 INTEGRATION = Path(__file__).parent / "integration"
 TIME_LIMIT_SECONDS = 120.0  # some are tried up to three times
 
-# No judgement by how fast the machine is; and the same examples everywhere, so that a failure can be seen again.
+# No judgement by how fast the machine is; and the same examples everywhere: a failure can be seen again.
 settings.register_profile(
     "livecr", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )

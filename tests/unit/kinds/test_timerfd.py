@@ -64,8 +64,8 @@ def unread(fd: int) -> int:
 def test_the_time_in_the_image_does_not_count(clock_id: int, namespace: bool) -> None:
     """An hour that was left at the freeze is left now, also of a relative timer on CLOCK_REALTIME."""
     at = frozen_at()
-    now = ProgramTime(at, namespace=namespace)
     began = clock.host_now_ns(clock.MONOTONIC)
+    now = ProgramTime(at, namespace=namespace)
     frozen = at.boottime_ns if clock_id == clock.BOOTTIME else at.monotonic_ns
     with armed(record(clock_id, frozen + HOUR, left_ns=HOUR), now) as fd:
         _, _, remaining, _ = timerfd._look(fd, clock.MONOTONIC)
