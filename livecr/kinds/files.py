@@ -33,8 +33,8 @@ __all__ = [
     "save",
 ]
 
-#: `livecr restore --file-policy`, how a file may differ from what it was at the checkpoint: grown (the default):
-#: it still reaches to where the program is in it; same: not at all; any: it only has to be a regular file.
+#: `livecr restore --file-policy`, how a file may differ from what it was. grown, the default: it still reaches
+#: to where the program is in it; same: not at all; any: it only has to be a regular file.
 GROWN, SAME, ANY = POLICIES = ("grown", "same", "any")
 
 _DELETED = " (deleted)"
