@@ -60,15 +60,16 @@ def checkpoint(
     return act(pid, image, leave_running=leave_running, unix_peer=unix_peer)
 
 
-def restore(image: str, *, time_model: str | None = None) -> Restored:
+def restore(image: str, *, time_model: str | None = None, file_policy: str = "grown") -> Restored:
     """Make the process of ``image`` live again, as a child of the caller.
 
     ``time_model``: "relative" or "absolute", whether time in the image counts; by default its own wish.
+    ``file_policy``: how its open files may differ: not at all ("same"), they may have "grown", or "any".
     Raises BadImage, Refused (nothing was made) or Failed (nothing is left of what was made).
     """
     from livecr.restore import restore as act
 
-    return act(image, time_model=time_model)
+    return act(image, time_model=time_model, file_policy=file_policy)
 
 
 def inspect(image: str) -> Content:

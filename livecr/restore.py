@@ -21,6 +21,7 @@ from livecr.kernel.bpf import switched_off
 from livecr.kinds import (
     births,
     descriptors,
+    files,
     kernel_code,
     memory,
     process,
@@ -65,10 +66,17 @@ class Restored:
         return f"Restored(pid={self.pid})"
 
 
-def restore(image: str, *, time_model: str | None = None, at_terminal: bool = False) -> Restored:
+def restore(
+    image: str,
+    *,
+    time_model: str | None = None,
+    at_terminal: bool = False,
+    file_policy: str = files.GROWN,
+) -> Restored:
     """Bring the program of ``image`` back to life, as a child of the caller.
 
     ``at_terminal``: the caller cares for a program that was at a terminal, by its ``seat`` (cli/job).
+    ``file_policy``: how open files may differ from what they were, one of files.POLICIES.
     ``time_model``: "relative" or "absolute"; by default what the program itself has wished for, or relative.
     Raises BadImage, Refused (nothing was made) or Failed (nothing is left of what was made).
     """
@@ -84,7 +92,9 @@ def restore(image: str, *, time_model: str | None = None, at_terminal: bool = Fa
             if any(core.head_bytes > integrity.CHUNK_BYTES for core in cores.values()):
                 verification.finish()  # normally registers and tables are in the first chunk
             plausible.check(content, cores, image)
-            opened = descriptors.Opened(content.table, image, at_terminal=at_terminal)
+            opened = descriptors.Opened(
+                content.table, image, at_terminal=at_terminal, file_policy=file_policy
+            )
             stack.enter_context(opened)
             objects = stack.enter_context(sysv.Objects(content.sysv, list(cores), image))
             building = _Building(content, cores, opened, objects, verification)
@@ -210,7 +220,8 @@ class _Building:
         for pid, record in self._records.items():
             process.finish_memory(record, self._cores[pid], self._seeds[pid])
         own = {pid: r.descriptors for pid, r in self._records.items() if "files" not in r.place.shares}
-        descriptors.load(self._content.table, own, self._opened, self._seeds)
+        ended = {zombie.place.pid for zombie in self._content.zombies}
+        descriptors.load(self._content.table, own, self._opened, self._seeds, ended)
         for pid, record in self._records.items():
             self._tasks |= process.load_tasks(record, self._seeds[pid])
             if pid not in own:
@@ -219,6 +230,8 @@ class _Building:
         vmas = {pid: record.memory.vmas for pid, record in self._records.items()}
         descriptors.finish_rings(self._content.table, own, self._opened, vmas, self._seeds, self._tasks)
         descriptors.arm_timers(self._content.table, self._opened, self._now)
+        numbers = {*self._tasks, *ended, *(record.place.pgid for record in self._records.values())}
+        descriptors.set_owners(self._content.table, own, self._opened, self._seeds, numbers)
 
     def _load_signals(self, record: process.Process) -> None:
         """And all else that comes late. Children first: what a parent is told of them meanwhile is dropped

@@ -19,8 +19,8 @@ _ENOSYS = 38
 
 def open_as_before(path: str, flags: int) -> int:
     """A descriptor with these flags; a symbolic link at ``path`` is not followed. Raises OSError."""
-    if flags & os.O_PATH:
-        return os.open(path, flags | os.O_NOFOLLOW)
+    if flags & os.O_NOFOLLOW:
+        return _open(path, flags)
     place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return open_again(place, flags)
@@ -32,8 +32,11 @@ def open_as_before(path: str, flags: int) -> int:
 
 def open_again(fd: int, flags: int) -> int:
     """A new description of what ``fd`` refers to. Raises OSError."""
-    path = f"/proc/self/fd/{fd}"
-    if flags & _O_LARGEFILE:
+    return _open(f"/proc/self/fd/{fd}", flags)
+
+
+def _open(path: str, flags: int) -> int:
+    if flags & (_O_LARGEFILE | os.O_PATH):
         return os.open(path, flags)
     result: int = lib.lcr_open_ia32(path.encode(), flags)
     if result == -_ENOSYS:

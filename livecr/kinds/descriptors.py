@@ -25,6 +25,9 @@ from livecr.kinds import (
     locks,
     memfd,
     mqueue,
+    owners,
+    paths,
+    pidfds,
     pipes,
     signalfd,
     sockets_inet,
@@ -70,12 +73,14 @@ Description = (
     | io_uring.IoUring
     | ttys.PtyMaster
     | ttys.Tty
+    | pidfds.PidFd
+    | paths.PathOnly
 )
 
 NR_KCMP, KCMP_FILE = 312, 0
 KCMP_EQUAL, KCMP_LESS, KCMP_GREATER = 0, 1, 2
 F_DUPFD_CLOEXEC, F_SETFD = 1030, 2
-O_CLOEXEC, O_ASYNC = os.O_CLOEXEC, 0o20000
+O_CLOEXEC = os.O_CLOEXEC
 _LATER = -1  # made when there is a process to make it in
 
 # How a kind is known: by the type in st_mode, and what the link of /proc/PID/fd starts with; of a socket,
@@ -103,6 +108,8 @@ KINDS: tuple[tuple[Callable[[int], bool], str, ModuleType], ...] = (
     (lambda mode: not st.S_IFMT(mode), "anon_inode:[timerfd]", timerfd),
     (lambda mode: not st.S_IFMT(mode), "anon_inode:[signalfd]", signalfd),
     (lambda mode: not st.S_IFMT(mode), "anon_inode:inotify", inotify),
+    (lambda mode: not st.S_IFMT(mode), "anon_inode:[pidfd]", pidfds),
+    (lambda mode: not st.S_IFMT(mode), "pidfd:", pidfds),
     (lambda mode: not st.S_IFMT(mode), "anon_inode:[io_uring]", io_uring),
 )
 
@@ -122,6 +129,8 @@ class Table(Record):
     pipes: list[pipes.Contents]
     locks: list[locks.Lock]
     terminals: list[ttys.Terminal]
+    signal_owners: list[owners.Owner]
+    leases: list[owners.Lease]
 
 
 class Descriptors:
@@ -141,6 +150,8 @@ class Descriptors:
     def kind(self, d: procfs.Descriptor) -> ModuleType | None:
         """The module that saves this one, or None."""
         mode, name = self.stats[d].st_mode, d.target
+        if paths.is_one(d, self.stats[d]):
+            return paths
         if st.S_ISSOCK(mode):
             name = f"socket:{self.protocol(d)}"
         elif st.S_ISREG(mode) and mqueue.is_queue(d, self.stats[d]):
@@ -214,10 +225,14 @@ def _obstacles(table: Descriptors, unix_peer: str) -> list[Obstacle]:
         lock = locks.obstacle(d)
         if lock:
             found.append(Obstacle(d.where, lock[0], lock[1]))
-        if d.flags & O_ASYNC:
-            what = f"{d.target} sends signals (O_ASYNC)"
-            found.append(Obstacle(d.where, what, "this version cannot restore that"))
-        stands = module.obstacle(d, table.stats[d]) if module is not io_uring else None
+        sends = owners.obstacle(d, table.stats[d], table.insiders)
+        if sends:
+            found.append(sends)
+        stands = None
+        if module is pidfds:
+            stands = pidfds.obstacle(d, table.stats[d], table.insiders)
+        elif module is not io_uring:
+            stands = module.obstacle(d, table.stats[d])
         if stands:
             found.append(Obstacle(d.where, stands[0], stands[1]))
     found += table.terminals().obstacles()
@@ -228,7 +243,11 @@ def _obstacles(table: Descriptors, unix_peer: str) -> list[Obstacle]:
     found += sockets_netlink.obstacles(table.of(sockets_netlink), table.insiders)
     found += sockets_inet.obstacles(table.of(sockets_inet), table.protocol, table.insiders)
     found += io_uring.obstacles(table.of(io_uring), table.insiders)
-    return found + epoll.strangers(table.of(epoll)) + pipes.outsiders(table.open, table.stats, table.insiders)
+    return (
+        found
+        + epoll.strangers(table.of(epoll))
+        + pipes.outsiders(table.of(pipes), table.stats, table.insiders)
+    )
 
 
 # -- saving ------------------------------------------------------------------------------------------------
@@ -249,6 +268,8 @@ def save(
     own: dict[int, list[Descriptor]] = {pid: [] for pid in pids}
     descriptions: list[Any] = []
     held: list[locks.Lock] = []
+    owned: list[owners.Owner] = []
+    leased: list[owners.Lease] = []
     keeper = files.Keeper(image)
     sockets = sockets_unix.Saver(duplicate, table.of(sockets_unix), table.stats)
     rings = io_uring.Rings()
@@ -271,10 +292,19 @@ def save(
                 descriptions.append(mqueue.save(d, table.stats[d], table.insiders))
             else:
                 descriptions.append(module.save(d.pid, d, table.stats[d], keeper))
+            owned += owners.save(d, table.stats[d], index)
+            leased += owners.leases(d, table.stats[d], index)
         held += (lock for lock in locks.save(d, index) if is_new or (lock.pid and lock not in held))
         own[d.pid].append(Descriptor(fd=d.fd, description=index, close_on_exec=bool(d.flags & O_CLOEXEC)))
-    contents = pipes.save_contents(table.open, table.stats, duplicate)
-    return own, Table(descriptions=descriptions, pipes=contents, locks=held, terminals=terminals)
+    contents = pipes.save_contents(table.of(pipes), table.stats, duplicate)
+    return own, Table(
+        descriptions=descriptions,
+        pipes=contents,
+        locks=held,
+        terminals=terminals,
+        signal_owners=owned,
+        leases=leased,
+    )
 
 
 class _Known:
@@ -312,8 +342,11 @@ class _Known:
 class Opened:
     """The descriptions made anew, in livecr: ``fds[i]`` for description i. Closes them on exit."""
 
-    def __init__(self, table: Table, image_directory: str, *, at_terminal: bool = False) -> None:
-        """``at_terminal``: the caller cares for a program that was at a terminal (tty_seat.Seat)."""
+    def __init__(self, table: Table, image_directory: str, *, at_terminal: bool, file_policy: str) -> None:
+        """``at_terminal``: the caller cares for a program that was at a terminal (tty_seat.Seat).
+
+        ``file_policy``: one of files.POLICIES.
+        """
         self._table = table
         self.fds: list[int] = []
         self.rings: Instances | None = None
@@ -323,7 +356,7 @@ class Opened:
 
             self.terminals = ttys_made.Made(table.terminals, list(table.descriptions), at_terminal)
         made = pipes.Made(table.pipes)
-        keeper = files.Reopener(image_directory)
+        keeper = files.Reopener(image_directory, file_policy)
         memfds = memfd.Remaker(image_directory)
         queues = mqueue.Remaker()
         loaders: dict[str, Callable[[Any], int]] = {
@@ -343,6 +376,8 @@ class Opened:
             "SignalFd": signalfd.load,
             "Inotify": inotify.load,
             "IoUring": lambda _: _LATER,
+            "PidFd": lambda _: _LATER,
+            "PathOnly": paths.load,
             "Tty": self._load_tty,
             "PtyMaster": lambda record: self._terminals().load_master(record),
         }
@@ -391,8 +426,11 @@ class Opened:
         if self.terminals:
             self.terminals.begin_session(pid, seed)
 
-    def finish(self, seeds: dict[int, Seed]) -> None:
-        """Make what only the processes themselves can make. They have no descriptor open before or after."""
+    def finish(self, seeds: dict[int, Seed], ended: set[int]) -> None:
+        """Make what only the processes themselves can make. They have no descriptor open before or after.
+
+        ``ended``: PIDs of those that have ended, and that nobody has waited for.
+        """
         rings = [i for i, d in enumerate(self._table.descriptions) if isinstance(d, io_uring.IoUring)]
         if rings:
             from livecr.kinds.io_uring_made import Instances
@@ -409,6 +447,13 @@ class Opened:
             made = sockets_unix_made.make(list(sockets.values()), seeds)
             for i, fd in zip(sockets, made, strict=True):
                 self.fds[i] = fd
+        gone = pidfds.Gone()
+        try:
+            for i in later:
+                if isinstance(one := records[i], pidfds.PidFd):
+                    self.fds[i] = pidfds.load(one, gone, {*seeds, *ended})
+        finally:
+            gone.close()
         if self.terminals:
             self.terminals.settle(seeds)
             for i in later:
@@ -417,12 +462,18 @@ class Opened:
             self.terminals.finish()
 
 
-def load(table: Table, own: dict[int, list[Descriptor]], opened: Opened, seeds: dict[int, Seed]) -> None:
+def load(
+    table: Table,
+    own: dict[int, list[Descriptor]],
+    opened: Opened,
+    seeds: dict[int, Seed],
+    ended: set[int],
+) -> None:
     """Put every description under its numbers. No seed has a descriptor open when this begins.
 
     ``own``: by PID in the image, as are ``seeds``, the descriptors of each process that has its own table.
     """
-    opened.finish(seeds)
+    opened.finish(seeds, ended)
     for pid, descriptors in own.items():
         _place(descriptors, opened, seeds[pid])
     places = {(pid, d.description): d.fd for pid, descriptors in own.items() for d in descriptors}
@@ -511,6 +562,29 @@ def finish_rings(
         opened.rings.finish(places, rings, seeds, tasks)
     elif any(rings.values()):
         raise BadImage("a mapping is of an io_uring that is not there", where="the image")
+
+
+def set_owners(
+    table: Table,
+    own: dict[int, list[Descriptor]],
+    opened: Opened,
+    seeds: dict[int, Seed],
+    numbers: set[int],
+) -> None:
+    """Leases, and who gets the signals of what is open; all tasks are there. ``own``: by PID.
+
+    ``numbers``: all PIDs, TIDs and process groups of the program.
+    """
+    places: dict[int, tuple[int, int]] = {}  # description -> the first that has it, and its number there
+    for pid, descriptors in own.items():
+        for d in descriptors:
+            places.setdefault(d.description, (pid, d.fd))
+    for lease in table.leases:
+        pid, fd = places[lease.description]
+        owners.load_lease(lease, opened.fds[lease.description], fd, seeds[pid])
+    for owner in table.signal_owners:
+        pid, fd = places[owner.description]
+        owners.load(owner, opened.fds[owner.description], fd, seeds[pid], numbers)
 
 
 def arm_timers(table: Table, opened: Opened, now: ProgramTime) -> None:

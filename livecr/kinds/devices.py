@@ -26,6 +26,12 @@ _STATELESS = {
     (1, 8): "/dev/random",
     (1, 9): "/dev/urandom",
 }
+# What is known and refused: the state is with the driver, or with somebody else.
+_KNOWN = {
+    (10, 200): ("the network interface of", "let the program close its tun or tap interface"),
+    (10, 229): ("the FUSE connection of", "unmount the file system that the program serves"),
+    (10, 232): ("the virtual machine of", "let the program end the virtual machine"),
+}
 _FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | 0o100000  # O_LARGEFILE
 
 
@@ -42,11 +48,11 @@ def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | No
     """What stands in the way, and the way out."""
     if (os.major(stat.st_rdev), os.minor(stat.st_rdev)) in _STATELESS:
         return None
-    what = "the terminal" if d.target.startswith(("/dev/pts/", "/dev/tty")) else "the device"
-    return (
-        f"{what} {d.target} cannot be saved",
-        "start the program with its input and output in files or /dev/null",
+    number = os.major(stat.st_rdev), os.minor(stat.st_rdev)
+    name, way_out = _KNOWN.get(
+        number, ("the device", "start the program with its input and output in files or /dev/null")
     )
+    return f"{name} {d.target} cannot be saved", way_out
 
 
 def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -> Device:

@@ -1,7 +1,8 @@
 """Regular files and directories, open: offset and flags; of a deleted file also its content.
 
-A file that is still there is only named; one that is deleted (st_nlink 0) or was never named travels in the
-image. Relies on opening /proc/PID/fd/N, which works for deleted files too.
+A file that is still there is only named; one that is deleted (st_nlink 0) or was never named (O_TMPFILE)
+travels in the image. Relies on opening /proc/PID/fd/N, which works for deleted files too. What a file that is
+only named may have become meanwhile, POLICIES tell.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = [
         "File",
         "Keeper",
         "Reopener",
+        "POLICIES",
         "copy_data",
         "copy_with_holes",
         "load_directory",
@@ -31,8 +33,12 @@ __all__ = [
     "save",
 ]
 
+#: `livecr restore --file-policy`, how a file may differ from what it was. grown, the default: it still reaches
+#: to where the program is in it; same: not at all; any: it only has to be a regular file.
+GROWN, SAME, ANY = POLICIES = ("grown", "same", "any")
+
 _DELETED = " (deleted)"
-_O_PATH, _O_LARGEFILE = os.O_PATH, 0o100000
+_O_PATH, _O_LARGEFILE, _O_TMPFILE = os.O_PATH, 0o100000, 0o20000000
 # What open(2) takes and the kernel keeps in f_flags; O_CREAT, O_EXCL and O_TRUNC have done their work.
 _FLAGS = (
     os.O_ACCMODE
@@ -42,8 +48,11 @@ _FLAGS = (
     | os.O_SYNC
     | os.O_DIRECT
     | os.O_NOATIME
+    | os.O_DIRECTORY
+    | os.O_NOFOLLOW
     | _O_LARGEFILE
     | _O_PATH
+    | _O_TMPFILE
 )
 
 
@@ -54,6 +63,7 @@ class File(Record, tag="file"):
     flags: int
     offset: int
     size_bytes: int
+    mtime_ns: int
     inode: int
     mode: int
     uid: int
@@ -96,9 +106,15 @@ def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | No
         if d.target.endswith(_DELETED):
             return f"the directory {d.target} is deleted", "let the program close it"
         return None
-    if stat.st_nlink and not _is_there(d.target, stat):
-        return f"the file {d.target} is not at that name any more", "put it back where it was opened"
+    if stat.st_nlink and not _is_there(_path(d, stat), stat):
+        what = f"the file {_path(d, stat)} has been removed, and has another name still"
+        return what, "link it there again: find -inum tells the other name"
     return None
+
+
+def _path(d: procfs.Descriptor, stat: os.stat_result) -> str:
+    """Without the kernel's remark, which also stays when a name has been given back."""
+    return d.target if _is_there(d.target, stat) else d.target.removesuffix(_DELETED)
 
 
 def _is_there(path: str, stat: os.stat_result) -> bool:
@@ -115,10 +131,11 @@ def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -
         return Directory(path=d.target, flags=d.flags & _FLAGS, offset=d.pos)
     deleted = stat.st_nlink == 0
     return File(
-        path=d.target.removesuffix(_DELETED) if deleted else d.target,
+        path=_path(d, stat),
         flags=d.flags & _FLAGS,
         offset=d.pos,
         size_bytes=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
         inode=stat.st_ino,
         mode=stat.st_mode & 0o7777,
         uid=stat.st_uid,
@@ -133,40 +150,73 @@ def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -
 class Reopener:
     """Opens files again; a deleted one is made once and shared by all its descriptions."""
 
-    def __init__(self, image_directory: str) -> None:
+    def __init__(self, image_directory: str, policy: str = GROWN) -> None:
+        """``policy``: one of POLICIES."""
         self._image = image_directory
+        self._policy = policy
         self._made: dict[str, int] = {}
 
     def load(self, record: File) -> int:
         """A description at the same offset. Raises Refused where the file cannot be what it was."""
-        if record.content:
-            fd = open_again(self._remade(record), record.flags | os.O_CLOEXEC)
+        if record.content and record.flags & _O_TMPFILE and record.content not in self._made:
+            fd = self._nameless(record)
+        elif record.content:
+            flags = record.flags & ~(os.O_TMPFILE | os.O_NOFOLLOW)
+            fd = open_again(self._remade(record), flags | os.O_CLOEXEC)
         else:
-            fd = _open(record)
+            fd = _open(record, self._policy)
         if not record.flags & _O_PATH:
             os.lseek(fd, record.offset, os.SEEK_SET)
         return fd
 
     def _remade(self, record: File) -> int:
         if record.content not in self._made:
-            fd, path = _create_unnamed(record)
-            try:
-                from livecr.image import integrity
-
-                source = integrity.open_file(self._image, record.content)
+            if os.path.basename(record.path) == f"#{record.inode}":
+                os.close(self._nameless(record))
+            else:
+                fd, path = _create_unnamed(record)
                 try:
-                    copy_with_holes(source, fd)
+                    self._fill(record, fd)
                 finally:
-                    os.close(source)
-                os.fchown(fd, record.uid, record.gid)
-                os.fchmod(fd, record.mode)
-                self._made[record.content] = fd
-            except BaseException:
-                os.close(fd)
-                raise
-            finally:
-                os.unlink(path)
+                    os.unlink(path)
         return self._made[record.content]
+
+    def _nameless(self, record: File) -> int:
+        """By O_TMPFILE, as it was: only so can it still be given a name (linkat(2)). A description of it."""
+        directory = os.path.dirname(record.path)
+        flags = (record.flags & ~(os.O_ACCMODE | _O_PATH | os.O_NOFOLLOW)) | os.O_TMPFILE | os.O_CLOEXEC
+        access = record.flags & os.O_ACCMODE or os.O_RDWR
+        try:
+            fd = os.open(directory, flags | access, 0o600)
+        except OSError as error:
+            raise Refused(
+                f"it cannot be made again: {error.strerror}",
+                where=f"a file without a name in {directory}",
+                way_out="make that directory, and make it writable",
+            ) from None
+        try:
+            self._fill(record, os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _fill(self, record: File, fd: int) -> None:
+        """Content, owner and mode of a new file; ``fd`` is kept."""
+        from livecr.image import integrity
+
+        try:
+            source = integrity.open_file(self._image, record.content)
+            try:
+                copy_with_holes(source, fd)
+            finally:
+                os.close(source)
+            os.fchown(fd, record.uid, record.gid)
+            os.fchmod(fd, record.mode)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._made[record.content] = fd
 
     def close(self) -> None:
         """Close what was only held for sharing."""
@@ -175,7 +225,7 @@ class Reopener:
         self._made.clear()
 
 
-def _open(record: File) -> int:
+def _open(record: File, policy: str) -> int:
     where = f"open file {record.path}"
     try:
         fd = open_as_before(record.path, record.flags | os.O_CLOEXEC | os.O_NOCTTY)
@@ -187,14 +237,27 @@ def _open(record: File) -> int:
     if stat.st_mode & 0o170000 != 0o100000:
         os.close(fd)
         raise Refused("it is no regular file any more", where=where, way_out="put the file back")
-    if stat.st_size < record.offset <= record.size_bytes:
+    differs = _difference(record, stat, policy)
+    if differs:
         os.close(fd)
         raise Refused(
-            f"it has only {stat.st_size} bytes, and the program was at {record.offset}",
+            differs,
             where=where,
-            way_out="put back the file as it was at the checkpoint",
+            way_out="put back the file as it was at the checkpoint, or allow this with --file-policy",
         )
     return fd
+
+
+def _difference(record: File, stat: os.stat_result, policy: str) -> str:
+    """What forbids to use a file with this ``stat``, or ""."""
+    if policy == SAME:
+        if stat.st_size != record.size_bytes:
+            return f"it has {stat.st_size} bytes, and had {record.size_bytes} at the checkpoint"
+        if stat.st_mtime_ns != record.mtime_ns:
+            return "it has been written to since the checkpoint"
+    if policy != ANY and stat.st_size < record.offset <= record.size_bytes:
+        return f"it has only {stat.st_size} bytes, and the program was at {record.offset}"
+    return ""
 
 
 def _create_unnamed(record: File) -> tuple[int, str]:
@@ -242,13 +305,17 @@ def copy_data(source: int, target: int) -> None:
 def load_directory(record: Directory) -> int:
     """Open it again, at the same place."""
     try:
-        fd = open_as_before(record.path, record.flags | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = open_as_before(record.path, record.flags | os.O_CLOEXEC)
     except OSError as error:
         raise Refused(
             f"it cannot be opened: {error.strerror}",
             where=f"open directory {record.path}",
             way_out="put the directory back where it was",
         ) from None
+    if os.fstat(fd).st_mode & 0o170000 != 0o040000:
+        os.close(fd)
+        where = f"open directory {record.path}"
+        raise Refused("it is no directory any more", where=where, way_out="put the directory back")
     if not record.flags & _O_PATH:
         os.lseek(fd, record.offset, os.SEEK_SET)
     return fd

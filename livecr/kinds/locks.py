@@ -44,11 +44,10 @@ def _lines(d: procfs.Descriptor) -> list[list[str]]:
 
 
 def obstacle(d: procfs.Descriptor) -> tuple[str, str] | None:
-    """Leases are promises to other processes that could break them meanwhile."""
+    """Of leases and delegations see owners."""
     for words in _lines(d):
-        if words[1] not in _KINDS:
-            name = {"LEASE": "a lease", "DELEG": "a delegation"}.get(words[1], f"a {words[1]} lock")
-            return f"{name} is held on {d.target}", "this version of livecr does not restore that"
+        if words[1] not in (*_KINDS, "LEASE", "DELEG"):
+            return f"a {words[1]} lock is held on {d.target}", "this version of livecr does not restore that"
     return None
 
 
@@ -56,6 +55,8 @@ def save(d: procfs.Descriptor, description: int) -> list[Lock]:
     """The locks that were made through one description, and of POSIX locks those of this process."""
     found = []
     for words in _lines(d):
+        if words[1] not in _KINDS:
+            continue
         start, end = int(words[6]), words[7]
         found.append(
             Lock(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from livecr.kernel.procfs import Descriptor
-from livecr.kinds import locks
+from livecr.kinds import locks, owners
 
 
 def held(*lines: str) -> Descriptor:
@@ -30,11 +32,20 @@ def test_a_line_becomes_a_lock(line: str, kind: str, write: bool, start: int, le
     assert (lock.start_bytes, lock.length_bytes) == (start, length)
 
 
-def test_a_lease_is_an_obstacle() -> None:
-    """Its holder has a promise that livecr cannot keep while the program is not there."""
-    told = locks.obstacle(held("lock:\t1: LEASE  ACTIVE    WRITE 4855 fe:00:12 0 EOF"))
+def test_a_lease_is_no_lock() -> None:
+    """It is kept with the signals that tell of its end."""
+    d = held("lock:\t1: LEASE  ACTIVE    WRITE 4855 fe:00:12 0 EOF")
+    assert locks.obstacle(d) is None and locks.save(d, 0) == []
+    (lease,) = owners.leases(d, os.stat("/dev/null"), 3)
+    assert (lease.description, lease.write) == (3, True)
+
+
+def test_a_lease_that_is_being_broken_is_an_obstacle() -> None:
+    """Somebody waits for the program to give it up, and would not be there at the restore."""
+    d = held("lock:\t1: LEASE  BREAKING  READ 4855 fe:00:12 0 EOF")
+    told = owners.obstacle(d, os.stat("/dev/null"), frozenset())
     assert told is not None
-    assert told[0] == "a lease is held on /data/file"
+    assert told.object == "somebody waits for the program to give up its lease on /data/file"
 
 
 def test_no_lock_is_no_obstacle() -> None:
