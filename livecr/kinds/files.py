@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _DELETED = " (deleted)"
+_ENXIO = 6
 _O_PATH, _O_LARGEFILE = os.O_PATH, 0o100000
 # What open(2) takes and the kernel keeps in f_flags; O_CREAT, O_EXCL and O_TRUNC have done their work.
 _FLAGS = (
@@ -228,8 +229,10 @@ def copy_data(source: int, target: int) -> None:
     while at < size:
         try:
             at = os.lseek(source, at, os.SEEK_DATA)
-        except OSError:  # ENXIO: only a hole is left
-            return
+        except OSError as error:
+            if error.errno != _ENXIO:
+                raise
+            return  # only a hole is left
         end = os.lseek(source, at, os.SEEK_HOLE)
         os.lseek(target, at, os.SEEK_SET)
         while at < end:
