@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, nullcontext
-from functools import partial
 
 from livecr import plausible
 from livecr.content import Content
@@ -31,7 +30,6 @@ from livecr.kinds import (
     timers,
     zombies,
 )
-from livecr.target.freeze import thaw
 from livecr.target.kin import Kin
 from livecr.target.shim import Shims
 from livecr.target.spawn import Seed, spawn
@@ -80,6 +78,18 @@ def restore(
     ``time_model``: "relative" or "absolute"; by default what the program itself has wished for, or relative.
     Raises BadImage, Refused (nothing was made) or Failed (nothing is left of what was made).
     """
+    try:
+        return _restore(image, time_model, at_terminal, file_policy)
+    except (ArithmeticError, LookupError, ValueError) as error:
+        # Every record is of its type; a value that is out of its range comes to light where it is used.
+        what = f"its records do not fit together ({type(error).__name__}: {error})"
+        raise BadImage(what, where=image) from error
+    except OSError as error:
+        named = f" ({error.filename})" if error.filename is not None else ""
+        raise Failed(f"{error.strerror}{named}", where="a step of the restore") from error
+
+
+def _restore(image: str, time_model: str | None, at_terminal: bool, file_policy: str) -> Restored:
     told = manifest.read(image, Content)
     content = told.content
     verification = integrity.Verification(image, told.files)
@@ -99,10 +109,6 @@ def restore(
             objects = stack.enter_context(sysv.Objects(content.sysv, list(cores), image))
             building = _Building(content, cores, opened, objects, verification)
             return building.build(time_model or content.time_model)
-    except (ArithmeticError, LookupError, ValueError) as error:
-        # Every record is of its type; a value that is out of its range comes to light where it is used.
-        what = f"its records do not fit together ({type(error).__name__}: {error})"
-        raise BadImage(what, where=image) from error
     finally:
         verification.finish()  # damage that explains any other trouble comes first
 
@@ -145,6 +151,7 @@ class _Building:
             self._bear(time_model)
             self._furnish()
             self._verification.finish()
+            self._kin.watch()
             for record in reversed(self._records.values()):
                 self._load_signals(record)
                 if record.stopped_by:
@@ -155,13 +162,12 @@ class _Building:
                     self._complete(record)
             if self._opened.terminals:
                 self._opened.terminals.enter()
-        except OSError as error:
-            self._kin.discard()
-            raise Failed(f"{error.strerror} ({error.filename})", where="the half-built program") from error
+            self._resume()
         except BaseException:
             self._kin.discard()
             raise
-        self._resume()
+        self._kin.are_free()
+        self._put_back()
         seat = self._opened.terminals.take_seat() if self._opened.terminals else None
         return Restored(self._seeds[self._content.processes[0].place.pid].pid, self._warnings, seat)
 
@@ -292,25 +298,35 @@ class _Building:
             task.set_registers(self._registers[thread.tid])
 
     def _resume(self) -> None:
-        """Let go of all, at once. The first that runs may end the others: that is up to the program."""
+        """Let go of all, at once, the root last. The first that runs may end others: that is up to the
+        program."""
         self._kin.release()
+        running = False
         for pid, record in reversed(self._records.items()):
-            threads = {self._tasks[thread.tid].tid: thread for thread in record.threads}
-            thaw(self._seeds[pid].process, partial(self._make_ready, self._reentries[pid], threads))
+            for thread in reversed(record.threads):  # a leader's end is reported last
+                try:
+                    self._let_go(pid, thread)
+                except Failed:
+                    if not running or not self._kin.was_killed(self._tasks[thread.tid]):
+                        raise
+                running = True
+
+    def _let_go(self, pid: int, thread: Thread) -> None:
+        """With its signal mask, and the time that it has left now."""
+        task, wait = self._tasks[thread.tid], self._waits.get(thread.tid)
+        task.set_signal_mask(thread.signal_mask)
+        if wait is not None:
+            masks.settle(task, wait)
+            written.catch_up(task, wait, self._now.elapsed_ns())
+            self._reentries[pid].refresh(thread.tid, self._left_ns(thread.tid))
+        task.detach()
+
+    def _put_back(self) -> None:
+        """In the running program, what the freeze has made the kernel write."""
         for pid, seed in self._seeds.items():
             own = {thread.tid for thread in self._records[pid].threads}
             waits = {tid: wait for tid, wait in self._waits.items() if tid in own}
             written.put_back(seed.pid, waits, self._now.elapsed_ns)
-
-    def _make_ready(self, reentry: Reentry, threads: dict[int, Thread], task: Tracee) -> None:
-        """Just before it is let go: its signal mask, signals, and last the time that it has left now."""
-        thread = threads[task.tid]
-        task.set_signal_mask(thread.signal_mask)
-        wait = self._waits.get(thread.tid)
-        if wait is not None:
-            masks.settle(task, wait)
-            written.catch_up(task, wait, self._now.elapsed_ns())
-            reentry.refresh(thread.tid, self._left_ns(thread.tid))
 
 
 def _is_for_cpu_time(wait: Wait | None) -> bool:

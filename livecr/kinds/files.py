@@ -33,11 +33,12 @@ __all__ = [
     "save",
 ]
 
-#: `livecr restore --file-policy`, how a file may differ from what it was. grown, the default: it still reaches
-#: to where the program is in it; same: not at all; any: it only has to be a regular file.
+#: `livecr restore --file-policy`, how a file may differ from what it was. grown, the default: it still
+#: reaches to where the program is in it; same: not at all; any: it only has to be a regular file.
 GROWN, SAME, ANY = POLICIES = ("grown", "same", "any")
 
 _DELETED = " (deleted)"
+_ENXIO = 6
 _O_PATH, _O_LARGEFILE, _O_TMPFILE = os.O_PATH, 0o100000, 0o20000000
 # What open(2) takes and the kernel keeps in f_flags; O_CREAT, O_EXCL and O_TRUNC have done their work.
 _FLAGS = (
@@ -291,8 +292,10 @@ def copy_data(source: int, target: int) -> None:
     while at < size:
         try:
             at = os.lseek(source, at, os.SEEK_DATA)
-        except OSError:  # ENXIO: only a hole is left
-            return
+        except OSError as error:
+            if error.errno != _ENXIO:
+                raise
+            return  # only a hole is left
         end = os.lseek(source, at, os.SEEK_HOLE)
         os.lseek(target, at, os.SEEK_SET)
         while at < end:

@@ -228,4 +228,6 @@ def load_scheduling(thread: Thread, tid: int) -> None:
     if os.getpriority(os.PRIO_PROCESS, tid) != wanted.nice:
         os.setpriority(os.PRIO_PROCESS, tid, wanted.nice)
     if lib.lcr_syscall(NR_IOPRIO_GET, IOPRIO_WHO_PROCESS, tid, 0, 0, 0, 0) != wanted.io_priority:
-        lib.lcr_syscall(NR_IOPRIO_SET, IOPRIO_WHO_PROCESS, tid, wanted.io_priority, 0, 0, 0)
+        result = lib.lcr_syscall(NR_IOPRIO_SET, IOPRIO_WHO_PROCESS, tid, wanted.io_priority, 0, 0, 0)
+        if result < 0:
+            raise Failed(f"ioprio_set({wanted.io_priority:#x}): {os.strerror(-result)}", where=f"task {tid}")

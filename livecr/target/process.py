@@ -10,13 +10,14 @@ __all__ = ["Process", "Tree"]
 
 
 class Process:
-    """``tasks``: every task, the leader first. ``pidfd``: ours. ``stop_signal``: what stopped it, or 0.
+    """``tasks``: every task, the leader first. ``pidfd``: ours, -1 before there is one. ``stop_signal``: what
+    stopped it, or 0.
 
     ``compat``: it is a 32-bit program.
     """
 
     def __init__(
-        self, pid: int, tasks: list[Tracee], pidfd: int, stop_signal: int = 0, *, compat: bool = False
+        self, pid: int, tasks: list[Tracee], pidfd: int = -1, stop_signal: int = 0, *, compat: bool = False
     ) -> None:
         self.pid = pid
         self.tasks = tasks

@@ -86,7 +86,7 @@ def spawn(
         raise Failed(f"{_STEPS[step[0]]}: {os.strerror(-result)}", where=f"process {pid}")
     leader = Tracee(pid, pid, 0)
     leader.stopped = True
-    seed = Seed(Process(pid, [leader], os.pidfd_open(pid), compat=is_compat), kin, taken)
+    seed = Seed(Process(pid, [leader], compat=is_compat), kin, taken)
     seed.empty()
     return seed
 
@@ -285,10 +285,10 @@ class Seed:
         """
         new = self._clone(pid, flags, exit_signal)
         task = Tracee(new, new)
-        task.wait()
         child = copy(self)
-        child.process = Process(new, [task], os.pidfd_open(new), compat=self.compat)
+        child.process = Process(new, [task], compat=self.compat)
         self._kin.add(child.process)
+        task.wait()
         child.pid, child.leader = new, task
         child.forget_fetched()
         return child
