@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 from contextlib import suppress
 from struct import Struct
 
@@ -135,6 +134,7 @@ def _end_as(status: int) -> int:
     by = status & 0x7F
     if by:
         import resource
+        import signal
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if by not in (signal.SIGKILL, signal.SIGSTOP):
