@@ -18,8 +18,10 @@ from livecr.kinds import (
     memory,
     pages,
     requests,
+    scheduling,
     seccomp,
     sessions,
+    settings,
     signals,
     stops,
     sysv,
@@ -74,6 +76,7 @@ class Process(Record):
 def obstacles(pid: int) -> list[Obstacle]:
     """Everything about a running process that could not be saved, kind by kind, but its descriptors."""
     found = sessions.obstacles(pid)
+    found += settings.obstacles(pid)
     found += seccomp.obstacles(pid)
     found += timers.obstacles(pid)
     mappings = procfs.mappings(pid)
@@ -209,5 +212,6 @@ def load_rest(record: Process, seed: Seed, tasks: dict[int, Tracee], now: Progra
     seccomp.load(record.filters, chains, seed, tasks)
     for thread in record.threads:
         credentials.load(record.credentials[thread.credentials], seed, tasks[thread.tid])
-        threads.load_scheduling(thread, tasks[thread.tid].tid)
+        scheduling.load(thread.scheduling, tasks[thread.tid].tid)
+        settings.load(settings.TASK, thread.settings, seed, tasks[thread.tid], late=True)
     sessions.load_last(record.session, seed)
