@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Session", "load", "load_directory", "load_last", "load_limits", "obstacles", "save"]
 
+_NOBODY = (1 << 32) - 1  # AUDIT_UID_UNSET
 _UNLIMITED = (1 << 64) - 1  # RLIM64_INFINITY
 
 # Kinds of namespace that have to be livecr's own; the time namespace is dealt with by waits/clocks.
@@ -38,6 +39,8 @@ class Session(Record):
     limits: list[list[int]]
     settings: dict[str, int]
     files: dict[str, str]
+    loginuid: int
+    autogroup_nice: int
 
 
 def obstacles(pid: int) -> list[Obstacle]:
@@ -77,6 +80,8 @@ def save(pid: int, told: dict[str, str], borrowed: Borrowed) -> Session:
         limits=procfs.limits(pid),
         settings=settings.save(settings.PROCESS, borrowed),
         files={name: procfs.read(pid, name).decode().strip() for name in _FILES},
+        loginuid=_loginuid(pid),
+        autogroup_nice=_autogroup_nice(pid),
     )
 
 
@@ -129,6 +134,32 @@ def load_limits(session: Session, seed: Seed) -> None:
     seed.run(program)
 
 
-def load_last(session: Session, seed: Seed) -> None:
-    """The settings that a change of credentials resets, or that forbid what was done before."""
+def load_last(session: Session, seed: Seed, *, leads: bool) -> list[str]:
+    """The settings that a change of credentials resets, or that forbid what was done before.
+
+    ``leads``: it is the leader of its session. Returns what could not be as it was.
+    """
+    if leads and session.autogroup_nice != _autogroup_nice(seed.pid):
+        _write(seed.pid, "autogroup", str(session.autogroup_nice))
     settings.load(settings.PROCESS, session.settings, seed, seed.leader, late=True)
+    now = _loginuid(seed.pid)
+    if now == session.loginuid:
+        return []
+    was, now_is = (uid if uid != _NOBODY else "unset" for uid in (session.loginuid, now))
+    return [f"process {seed.pid}: its login uid was {was} and is {now_is} now: only it may set it, once"]
+
+
+def _loginuid(pid: int) -> int:
+    """The user as whom somebody logged in, for the audit (proc_pid_loginuid(5)); _NOBODY without audit."""
+    try:
+        return int(procfs.read(pid, "loginuid"))
+    except FileNotFoundError:
+        return _NOBODY
+
+
+def _autogroup_nice(pid: int) -> int:
+    """The nice value of its session's autogroup (sched(7)); 0 where there is none."""
+    try:
+        return int(procfs.read(pid, "autogroup").split()[-1])
+    except (FileNotFoundError, IndexError):
+        return 0
