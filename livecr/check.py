@@ -24,6 +24,8 @@ def obstacles(pid: int, unix_peer: str = "refuse") -> list[Obstacle]:
     if pid == os.getpid():
         return [Obstacle(f"process {pid}", "it is livecr itself", "name another process")]
     try:
+        if _leader_has_exited(pid):
+            return [_without_leader(pid)]
         if not procfs.read(pid, "maps"):
             return [Obstacle(f"process {pid}", "it is a kernel thread or has ended", "name a program")]
         if procfs.status(pid).get("Tgid") != str(pid):
@@ -62,7 +64,18 @@ def _of_tree(root: int, unix_peer: str) -> list[Obstacle]:
             pids = [pid for pid in pids if pid in there]
 
 
+def _leader_has_exited(pid: int) -> bool:
+    return procfs.state(pid) == "Z" and procfs.threads(pid) not in ([], [pid])
+
+
+def _without_leader(pid: int) -> Obstacle:
+    what = "its first thread has exited (pthread_exit) while others run"
+    return Obstacle(f"process {pid}", what, "this version of livecr cannot save that")
+
+
 def _of_one(pid: int) -> list[Obstacle]:
+    if _leader_has_exited(pid):
+        return [_without_leader(pid)]
     if machine.of_process(pid) == machine.X32:
         way_out = "use its x86-64 or i386 build: livecr saves these"
         return [Obstacle(f"process {pid}", "it is an x32 program", way_out)]

@@ -25,6 +25,7 @@ from livecr.kinds import (
     pages,
     process,
     requests,
+    settings,
     signals,
     sysv,
     threads,
@@ -101,6 +102,7 @@ def _checkpoint(
             queues = {one.pid: signals.save_queues(one) for one in frozen.processes}
             now_ns = moment()
             for process_ in frozen.processes:
+                settings.refuse_dispatch(process_)
                 seccomp.suspend(process_)
             for process_ in frozen.processes:
                 threads.leave_critical_sections(process_)

@@ -250,7 +250,7 @@ class _Building:
                 f"process {record.place.pid}: some of its threads shared seccomp filters that others do not "
                 "have; they have them still, but SECCOMP_FILTER_FLAG_TSYNC will not find them to be the same"
             )
-        process.load_rest(record, seed, self._tasks, self._now)
+        self._warnings += process.load_rest(record, seed, self._tasks, self._now)
 
     def _enter_waits(self, record: process.Process) -> None:
         """Each task inside its call again; and the registers to resume it with."""

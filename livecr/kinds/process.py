@@ -12,14 +12,18 @@ from livecr.kernel import procfs
 from livecr.kinds import (
     aio,
     births,
+    cgroups,
     credentials,
     descriptors,
     inherited,
     memory,
+    numa,
     pages,
     requests,
+    scheduling,
     seccomp,
     sessions,
+    settings,
     signals,
     stops,
     sysv,
@@ -59,6 +63,7 @@ class Process(Record):
     stopped_by: int
     told_of: list[int]
     session: sessions.Session
+    cgroups: list[cgroups.Membership]
     memory: memory.Memory
     inherited: list[inherited.Inherited]
     threads: list[threads.Thread]  # the leader first
@@ -74,6 +79,7 @@ class Process(Record):
 def obstacles(pid: int) -> list[Obstacle]:
     """Everything about a running process that could not be saved, kind by kind, but its descriptors."""
     found = sessions.obstacles(pid)
+    found += settings.obstacles(pid) + cgroups.obstacles(pid) + numa.obstacles(pid)
     found += seccomp.obstacles(pid)
     found += timers.obstacles(pid)
     mappings = procfs.mappings(pid)
@@ -131,6 +137,7 @@ def save(
         interval_timers=ticking.interval,
         posix_timers=ticking.posix,
         credentials=known,
+        cgroups=cgroups.save(pid),
         filters=filters,
         descriptors=table,
         **whole,  # type: ignore[arg-type]
@@ -195,8 +202,12 @@ def load_tasks(record: Process, seed: Seed) -> dict[int, Tracee]:
     return tasks
 
 
-def load_rest(record: Process, seed: Seed, tasks: dict[int, Tracee], now: ProgramTime) -> None:
-    """Signals, timers, and last of all the credentials, since the steps before need livecr's own rights."""
+def load_rest(record: Process, seed: Seed, tasks: dict[int, Tracee], now: ProgramTime) -> list[str]:
+    """Signals, timers, and last of all the credentials, since the steps before need livecr's own rights.
+
+    Returns what could not be as it was, a sentence each.
+    """
+    warnings = cgroups.load(record.cgroups, seed)  # before the affinity, which a cpuset may limit
     seed.step_from_now()
     signals.load_actions(record.actions, seed)
     timers.load(record.interval_timers, record.posix_timers, seed, now)
@@ -209,5 +220,6 @@ def load_rest(record: Process, seed: Seed, tasks: dict[int, Tracee], now: Progra
     seccomp.load(record.filters, chains, seed, tasks)
     for thread in record.threads:
         credentials.load(record.credentials[thread.credentials], seed, tasks[thread.tid])
-        threads.load_scheduling(thread, tasks[thread.tid].tid)
-    sessions.load_last(record.session, seed)
+        scheduling.load(thread.scheduling, tasks[thread.tid].tid)
+        settings.load(settings.TASK, thread.settings, seed, tasks[thread.tid], late=True)
+    return warnings + sessions.load_last(record.session, seed, leads=record.place.sid == record.place.pid)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Filter", "check", "load", "obstacles", "save", "shared_by_some"]
 
 #: The calls that a checkpoint makes in any process; whatever it makes besides is looked at in time.
-ALWAYS_MADE = ("mmap", "sigaltstack", "prctl", "getitimer", "rt_sigaction", "brk", "modify_ldt")
+ALWAYS_MADE = ("mmap", "sigaltstack", "prctl", "arch_prctl", "getitimer", "rt_sigaction", "brk", "modify_ldt")
 MADE_FOR_TIMERS = ("timer_gettime", "timer_getoverrun")
 SECCOMP_SET_MODE_FILTER = 1
 #: SECCOMP_FILTER_FLAG_*. SPEC_ALLOW: what a filter did to speculation is a setting of its own.

@@ -10,6 +10,7 @@ import os
 from livecr.errors import Obstacle
 from livecr.image.record import Record
 from livecr.kernel import procfs
+from livecr.kinds import settings
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -19,20 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Session", "load", "load_directory", "load_last", "load_limits", "obstacles", "save"]
 
+_NOBODY = (1 << 32) - 1  # AUDIT_UID_UNSET
 _UNLIMITED = (1 << 64) - 1  # RLIM64_INFINITY
 
 # Kinds of namespace that have to be livecr's own; the time namespace is dealt with by waits/clocks.
 _NAMESPACES = ("pid", "mnt", "net", "uts", "ipc", "user", "cgroup")
-
-# Settings of a whole process: name, prctl to get, prctl to set, how the value is given ("returned", or
-# "written" to arg2). prctl(2).
-_SETTINGS = (
-    ("child_subreaper", 37, 36, "written"),
-    ("thp_disable", 42, 41, "returned"),
-    ("parent_death_signal", 2, 1, "written"),
-    ("dumpable", 3, 4, "returned"),
-)
-_SET_LAST = ("parent_death_signal", "dumpable")  # a change of credentials resets them
 
 # What /proc/PID holds as a number that can be written back.
 _FILES = ("oom_score_adj", "coredump_filter")
@@ -47,6 +39,8 @@ class Session(Record):
     limits: list[list[int]]
     settings: dict[str, int]
     files: dict[str, str]
+    loginuid: int
+    autogroup_nice: int
 
 
 def obstacles(pid: int) -> list[Obstacle]:
@@ -79,22 +73,15 @@ def obstacles(pid: int) -> list[Obstacle]:
 
 def save(pid: int, told: dict[str, str], borrowed: Borrowed) -> Session:
     """Of a frozen process; ``told``: the lines of its status file."""
-    program = Program()
-    for i, (_, get, _, how) in enumerate(_SETTINGS):
-        program.add("prctl", get, *((borrowed.scratch + 8 * i,) if how == "written" else (0,)), 0, 0, 0)
-    results = borrowed.run(program)
-    raw = borrowed.task.read(borrowed.scratch, 8 * len(_SETTINGS))
-    settings = {
-        name: int.from_bytes(raw[8 * i : 8 * i + 4], "little") if how == "written" else results[i]
-        for i, (name, _, _, how) in enumerate(_SETTINGS)
-    }
     return Session(
         umask=int(told["Umask"], 8),
         cwd=procfs.link(pid, "cwd"),
         personality=int(procfs.read(pid, "personality"), 16),
         limits=procfs.limits(pid),
-        settings=settings,
+        settings=settings.save(settings.PROCESS, borrowed),
         files={name: procfs.read(pid, name).decode().strip() for name in _FILES},
+        loginuid=_loginuid(pid),
+        autogroup_nice=_autogroup_nice(pid),
     )
 
 
@@ -102,10 +89,8 @@ def load(session: Session, seed: Seed) -> None:
     """Personality and settings."""
     program = Program()
     program.add("personality", session.personality)
-    for name, _, number, _ in _SETTINGS:
-        if name not in _SET_LAST and session.settings.get(name):
-            program.add("prctl", number, session.settings[name], 0, 0, 0)
     seed.run(program)
+    settings.load(settings.PROCESS, session.settings, seed, seed.leader, late=False)
     for name in _FILES:
         if name in session.files:
             _write(seed.pid, name, session.files[name])
@@ -149,12 +134,32 @@ def load_limits(session: Session, seed: Seed) -> None:
     seed.run(program)
 
 
-def load_last(session: Session, seed: Seed) -> None:
-    """The settings that a change of credentials resets."""
-    program = Program()
-    for name, _, number, _ in _SETTINGS:
-        # dumpable 2 ("only root may") cannot be set by prctl; 0 is as strict.
-        if name in _SET_LAST and name in session.settings:
-            value = session.settings[name]
-            program.add("prctl", number, 0 if name == "dumpable" and value == 2 else value, 0, 0, 0)
-    seed.run(program)
+def load_last(session: Session, seed: Seed, *, leads: bool) -> list[str]:
+    """The settings that a change of credentials resets, or that forbid what was done before.
+
+    ``leads``: it is the leader of its session. Returns what could not be as it was.
+    """
+    if leads and session.autogroup_nice != _autogroup_nice(seed.pid):
+        _write(seed.pid, "autogroup", str(session.autogroup_nice))
+    settings.load(settings.PROCESS, session.settings, seed, seed.leader, late=True)
+    now = _loginuid(seed.pid)
+    if now == session.loginuid:
+        return []
+    was, now_is = (uid if uid != _NOBODY else "unset" for uid in (session.loginuid, now))
+    return [f"process {seed.pid}: its login uid was {was} and is {now_is} now: only it may set it, once"]
+
+
+def _loginuid(pid: int) -> int:
+    """The user as whom somebody logged in, for the audit (proc_pid_loginuid(5)); _NOBODY without audit."""
+    try:
+        return int(procfs.read(pid, "loginuid"))
+    except FileNotFoundError:
+        return _NOBODY
+
+
+def _autogroup_nice(pid: int) -> int:
+    """The nice value of its session's autogroup (sched(7)); 0 where there is none."""
+    try:
+        return int(procfs.read(pid, "autogroup").split()[-1])
+    except (FileNotFoundError, IndexError):
+        return 0

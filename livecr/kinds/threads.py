@@ -1,7 +1,7 @@
 """Threads: what each task has for itself besides its registers and its wait.
 
 Registers and FPU state are in the core's notes. Relies on PTRACE_GET_RSEQ_CONFIGURATION, get_robust_list(2)
-and sched_*(2) from outside; sigaltstack(2) and PR_GET_TID_ADDRESS from inside.
+from outside; sigaltstack(2) and PR_GET_TID_ADDRESS from inside.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from livecr._native import ffi, lib
 from livecr.errors import Failed
 from livecr.image.record import Record
-from livecr.kinds import signals, tls
+from livecr.kinds import scheduling, settings, signals, tls
 from livecr.target.compat import CompatProgram
 from livecr.target.program import Program
 
@@ -23,20 +23,18 @@ if TYPE_CHECKING:
     from livecr.target.tracee import Tracee
 
 __all__ = [
-    *("AlternateStack", "Rseq", "Scheduling", "Thread"),
-    *("leave_critical_sections", "load", "load_pending", "load_scheduling", "save"),
+    *("AlternateStack", "Rseq", "Thread"),
+    *("leave_critical_sections", "load", "load_pending", "save"),
 ]
 
 PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
 NR_GET_ROBUST_LIST = 274
-NR_IOPRIO_GET, NR_IOPRIO_SET, IOPRIO_WHO_PROCESS = 252, 251, 1
 _ROBUST_LIST_BYTES = 24  # sizeof(struct robust_list_head)
 _COMPAT_ROBUST_LIST_BYTES = 12  # and of struct compat_robust_list_head
 PR_GET_TID_ADDRESS, PR_SET_NAME = 40, 15
 PR_GET_TIMERSLACK, PR_SET_TIMERSLACK = 30, 29
 _RSEQ_CS = 8  # offset of rseq_cs in struct rseq; struct rseq_cs: version and flags, start, length, abort
 SS_ONSTACK = 1  # only tells that the stack is in use
-SCHED_RESET_ON_FORK = 0x40000000
 
 
 class AlternateStack(Record):
@@ -55,16 +53,6 @@ class Rseq(Record):
     signature: int
 
 
-class Scheduling(Record):
-    """sched(7), ioprio_get(2)."""
-
-    policy: int
-    priority: int
-    nice: int
-    affinity: list[int]
-    io_priority: int
-
-
 class Thread(Record):
     """One task. ``signal_mask``: the one that is in force when no call has a temporary one in place.
 
@@ -80,9 +68,10 @@ class Thread(Record):
     robust_list: int
     rseq: Rseq | None
     timer_slack_ns: int
-    scheduling: Scheduling
+    scheduling: scheduling.Scheduling
     credentials: int  # index into the process's
     filters: list[int]  # of seccomp, the oldest first: indices into the process's
+    settings: dict[str, int]
     compat_robust_list: int
     tls: list[bytes]
 
@@ -110,8 +99,9 @@ def save(borrowed: Borrowed, mask: int, credentials: int, filters: list[int], pe
         tls=tls.save(task),
         rseq=_rseq(task),
         timer_slack_ns=slack,
-        scheduling=_scheduling(task.tid),
+        scheduling=scheduling.save(task.tid),
         credentials=credentials,
+        settings=settings.save(settings.TASK, borrowed),
         filters=filters,
     )
 
@@ -174,17 +164,6 @@ def leave_critical_sections(frozen: Process) -> None:
             task.set_registers(registers.copy(rip=abort))
 
 
-def _scheduling(tid: int) -> Scheduling:
-    policy = os.sched_getscheduler(tid)
-    return Scheduling(
-        policy=policy,
-        priority=os.sched_getparam(tid).sched_priority,
-        nice=os.getpriority(os.PRIO_PROCESS, tid),
-        affinity=sorted(os.sched_getaffinity(tid)),
-        io_priority=lib.lcr_syscall(NR_IOPRIO_GET, IOPRIO_WHO_PROCESS, tid, 0, 0, 0, 0),
-    )
-
-
 # -- loading -----------------------------------------------------------------------------------------------
 
 
@@ -204,6 +183,7 @@ def load(thread: Thread, seed: Seed, task: Tracee) -> None:
         words = (stack.address, stack.flags & ~SS_ONSTACK, stack.size_bytes)
         program.add("sigaltstack", seed.put(b"".join(word.to_bytes(8, "little") for word in words)), 0)
     seed.run(program, task)
+    settings.load(settings.TASK, thread.settings, seed, task, late=False)
     if thread.compat_robust_list:
         compat = CompatProgram()
         compat.add("set_robust_list", thread.compat_robust_list, _COMPAT_ROBUST_LIST_BYTES)
@@ -214,20 +194,3 @@ def load(thread: Thread, seed: Seed, task: Tracee) -> None:
 def load_pending(thread: Thread, seed: Seed, task: Tracee) -> None:
     """Signals that wait for this task alone."""
     signals.load_pending(thread.pending, seed, task, shared=False)
-
-
-def load_scheduling(thread: Thread, tid: int) -> None:
-    """From outside. CPUs that this machine does not have are left out, unless none would be left."""
-    wanted = thread.scheduling
-    cpus = set(wanted.affinity) & set(range(os.cpu_count() or 1))
-    if cpus and cpus != os.sched_getaffinity(tid):
-        os.sched_setaffinity(tid, cpus)
-    now = (os.sched_getscheduler(tid), os.sched_getparam(tid).sched_priority)
-    if now != (wanted.policy, wanted.priority):
-        os.sched_setscheduler(tid, wanted.policy, os.sched_param(wanted.priority))
-    if os.getpriority(os.PRIO_PROCESS, tid) != wanted.nice:
-        os.setpriority(os.PRIO_PROCESS, tid, wanted.nice)
-    if lib.lcr_syscall(NR_IOPRIO_GET, IOPRIO_WHO_PROCESS, tid, 0, 0, 0, 0) != wanted.io_priority:
-        result = lib.lcr_syscall(NR_IOPRIO_SET, IOPRIO_WHO_PROCESS, tid, wanted.io_priority, 0, 0, 0)
-        if result < 0:
-            raise Failed(f"ioprio_set({wanted.io_priority:#x}): {os.strerror(-result)}", where=f"task {tid}")

@@ -148,7 +148,7 @@ int main(int argc, char **argv)
         SYS_write, SYS_clock_nanosleep, SYS_restart_syscall, SYS_rt_sigreturn, SYS_exit_group, SYS_fstat, SYS_newfstatat, SYS_getrandom,
         /* the way back of livecr's engine, and what a checkpoint asks */
         SYS_munmap, SYS_rt_sigprocmask, SYS_mmap, SYS_sigaltstack, SYS_prctl, SYS_getitimer, SYS_rt_sigaction, SYS_brk,
-        SYS_modify_ldt,
+        SYS_modify_ldt, SYS_arch_prctl,
     };
     const char *kind = argc > 1 ? argv[1] : "", *seconds = argc > 2 ? argv[2] : "3";
     sigaction(SIGUSR1, &(struct sigaction){.sa_handler = on_usr1}, NULL);

@@ -1,0 +1,59 @@
+"""What a process and each of its tasks has set for itself with prctl(2), sched_setattr(2) and the like.
+
+The program looks at all of it again, in each task. It would have noticed a setting that is another task's, or
+livecr's own.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.conftest import until
+
+
+@pytest.mark.parametrize("fate", ["left-running", "restored", "restored-twice"])
+@pytest.mark.parametrize("kind", ["prctl", "scheduling"])
+def test_settings_are_as_they_were(
+    kind: str, fate: str, program: Callable[[str], Path], target: Callable[..., Any], place: Path, livecr: Any
+) -> None:
+    """Each of three tasks has other ones."""
+    one = target([program("settings"), kind])
+    one.until_printed("ready")
+    if fate == "left-running":
+        livecr("checkpoint", one.pid, "-o", place / "image", "--leave-running")
+    for number in range({"left-running": 0, "restored": 1, "restored-twice": 2}[fate]):
+        livecr("checkpoint", one.pid, "-o", place / f"image{number}")
+        one.killed()
+        one.restore(place / f"image{number}")
+    one.signal(signal.SIGUSR1)
+    assert (one.wait(), one.output()) == (0, "ready\nok\n")
+
+
+def test_system_calls_that_are_dispatched(
+    program: Callable[[str], Path], target: Callable[..., Any], image: Path, livecr: Any
+) -> None:
+    """A call made in such a program could come back to it as SIGSYS: it is refused, and runs on."""
+    one = target([program("settings"), "dispatch"])
+    one.until_printed("ready")
+    said = livecr("checkpoint", one.pid, "-o", image, exit_code=3).stderr
+    assert "PR_SET_SYSCALL_USER_DISPATCH" in said
+    assert not image.exists()
+    one.signal(signal.SIGUSR1)
+    assert (one.wait(), one.output()) == (0, "ready\nok\n")
+
+
+def test_without_its_first_thread(
+    program: Callable[[str], Path], target: Callable[..., Any], image: Path, livecr: Any
+) -> None:
+    """Of such a process /proc/PID tells next to nothing: it is refused for what it is, and runs on."""
+    one = target([program("no_leader")])
+    until(lambda: "ready" in one.output(), "its first thread has exited")
+    for command in (["check", one.pid], ["checkpoint", one.pid, "-o", image]):
+        done = livecr(*command, exit_code=3)
+        assert "its first thread has exited" in done.stdout + done.stderr
+    one.signal(signal.SIGUSR1)
+    assert (one.wait(), one.output()) == (0, "ready\nok\n")

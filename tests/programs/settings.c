@@ -1,0 +1,169 @@
+/* Settings of a process and of two of its threads, each looked at again after SIGUSR1.
+   usage: settings KIND. Prints "ready"; then "ok", or what is not as it was.
+     prctl      of the process and of each task: reaper, huge pages, dumpable, no memory to write and execute, death
+                signal, TSC, machine checks, speculation, timer slack, name, keepcaps
+     scheduling policies, nice values, affinities, I/O priorities of each task
+     dispatch   PR_SET_SYSCALL_USER_DISPATCH is on */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define CHECK(x, ...) do { if (!(x)) { printf("wrong: " __VA_ARGS__); printf("\n"); fflush(stdout); _exit(1); } } while (0)
+#define MOST 32
+
+struct attributes { /* struct sched_attr of <linux/sched/types.h> */
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+    uint32_t util_min, util_max;
+};
+
+struct seen {
+    const char *what;
+    long result;
+    int written;
+};
+
+static int scheduling;
+static pthread_barrier_t set, go;
+
+static void ask(struct seen *seen, const char *what, int option, int argument, int *to)
+{
+    seen->what = what;
+    seen->written = -1;
+    seen->result = prctl(option, to ? (unsigned long)&seen->written : (unsigned long)argument, 0, 0, 0);
+}
+
+static int look(struct seen *seen)
+{
+    int n = 0, to;
+    cpu_set_t cpus;
+    struct attributes attributes = {0};
+    if (!scheduling) {
+        ask(&seen[n++], "reaper", 37, 0, &to);
+        ask(&seen[n++], "death signal", 2, 0, &to);
+        ask(&seen[n++], "TSC", 25, 0, &to);
+        ask(&seen[n++], "dumpable", 3, 0, NULL);
+        ask(&seen[n++], "keepcaps", 7, 0, NULL);
+        ask(&seen[n++], "timer slack", 30, 0, NULL);
+        ask(&seen[n++], "machine checks", 34, 0, NULL);
+        ask(&seen[n++], "huge pages", 42, 0, NULL);
+        ask(&seen[n++], "write and execute", 66, 0, NULL);
+        ask(&seen[n++], "store bypass", 52, 0, NULL);
+        ask(&seen[n++], "indirect branches", 52, 1, NULL);
+        return n;
+    }
+    CHECK(syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) == 0, "sched_getattr");
+    CPU_ZERO(&cpus);
+    sched_getaffinity(0, sizeof cpus, &cpus);
+    seen[n++] = (struct seen){"policy", attributes.policy, 0};
+    seen[n++] = (struct seen){"flags", (long)attributes.flags, 0};
+    seen[n++] = (struct seen){"priority", attributes.priority, attributes.nice};
+    seen[n++] = (struct seen){"runtime", (long)attributes.runtime, 0};
+    seen[n++] = (struct seen){"affinity", CPU_COUNT(&cpus), CPU_ISSET(0, &cpus)};
+    seen[n++] = (struct seen){"I/O priority", syscall(SYS_ioprio_get, 1, 0), 0};
+    return n;
+}
+
+static void compare(const char *who, const struct seen *before, int count)
+{
+    struct seen after[MOST];
+    look(after);
+    for (int i = 0; i < count; i++)
+        CHECK(after[i].result == before[i].result && after[i].written == before[i].written, "%s, %s: %ld %d, was %ld %d", who,
+              before[i].what, after[i].result, after[i].written, before[i].result, before[i].written);
+}
+
+static void change(int number)
+{
+    if (scheduling) {
+        static const int policies[] = {SCHED_OTHER, SCHED_BATCH, SCHED_OTHER};
+        struct attributes wanted = {.size = sizeof wanted, .policy = (uint32_t)policies[number], .nice = number + 1,
+                                    .flags = number == 2, .runtime = number ? 2000000 : 0};
+        cpu_set_t cpus;
+        CPU_ZERO(&cpus);
+        CPU_SET(0, &cpus);
+        CHECK(syscall(SYS_sched_setattr, 0, &wanted, 0) == 0, "sched_setattr: %s", strerror(errno));
+        CHECK(number != 1 || sched_setaffinity(0, sizeof cpus, &cpus) == 0, "sched_setaffinity");
+        CHECK(syscall(SYS_ioprio_set, 1, 0, 2 << 13 | (3 + number)) == 0, "ioprio_set"); /* best effort */
+        return;
+    }
+    CHECK(prctl(PR_SET_PDEATHSIG, number ? SIGUSR2 + number : 0) == 0, "death signal");
+    CHECK(prctl(PR_SET_TIMERSLACK, 60000 + number) == 0, "timer slack");
+    CHECK(prctl(33, 1, number ? number - 1 : 0, 0, 0) == 0, "machine checks");
+    if (number == 1)
+        CHECK(prctl(26, 2) == 0, "TSC");
+    prctl(53, number % 2, 4, 0, 0); /* not on every CPU */
+}
+
+static void *other(void *argument)
+{
+    struct seen before[MOST];
+    char name[16], who[16];
+    int number = *(int *)argument;
+    change(number);
+    snprintf(who, sizeof who, "thread %d", number);
+    prctl(PR_SET_NAME, who);
+    int count = look(before);
+    pthread_barrier_wait(&set);
+    pthread_barrier_wait(&go);
+    compare(who, before, count);
+    prctl(PR_GET_NAME, name);
+    CHECK(!strcmp(name, who), "name %s", name);
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    struct seen before[MOST];
+    pthread_t threads[2];
+    int numbers[] = {1, 2}, signal, count;
+    sigset_t usr1;
+    CHECK(argc >= 2, "usage");
+    scheduling = !strcmp(argv[1], "scheduling");
+    sigemptyset(&usr1);
+    sigaddset(&usr1, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &usr1, NULL);
+    pthread_barrier_init(&set, NULL, 3);
+    pthread_barrier_init(&go, NULL, 3);
+    change(0);
+    if (!strcmp(argv[1], "prctl")) {
+        CHECK(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0 && prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0, "reaper, huge pages");
+        CHECK(prctl(PR_SET_DUMPABLE, 0) == 0 && prctl(PR_SET_KEEPCAPS, 1) == 0, "dumpable, keepcaps");
+    }
+    if (!strcmp(argv[1], "dispatch")) {
+        static char selector;
+        CHECK(prctl(59, 1, 0, 0, &selector) == 0, "dispatch");
+    }
+    int no_execute = !scheduling && prctl(65, 1, 0, 0, 0) == 0; /* 6.3 */
+    for (int i = 0; i < 2; i++)
+        pthread_create(&threads[i], NULL, other, &numbers[i]);
+    pthread_barrier_wait(&set);
+    count = look(before);
+    printf("ready\n");
+    fflush(stdout);
+    sigwait(&usr1, &signal);
+    compare("process", before, count);
+    pthread_barrier_wait(&go);
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    if (no_execute) {
+        void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        CHECK(mprotect(page, 4096, PROT_READ | PROT_EXEC) < 0 && errno == EACCES, "memory becomes executable");
+    }
+    printf("ok\n");
+    return 0;
+}
