@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.apps.fates import Lives
+from tests.integration.apps.serving import free_port, obstacles
+from tests.integration.conftest import until
+from tests.integration.waiting import checkpoint
 
 APPS = Path(__file__).parent.parent.parent / "programs" / "apps"
 
@@ -53,3 +57,28 @@ def venv_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lives(livecr: Callable[..., Any], tmp_path: Path) -> Lives:
     """What becomes of a program: ``lives.through("restored", one)``."""
     return Lives(livecr, tmp_path)
+
+
+@pytest.fixture
+def port() -> int:
+    """For the server of a test."""
+    return free_port()
+
+
+@pytest.fixture
+def lives_on(livecr: Any, tmp_path: Path) -> Callable[..., Iterator[str]]:
+    """``for life in lives_on(one)``: three times, with a checkpoint and a restore in between."""
+
+    def lead(one: Any, dead_s: float = 0.2) -> Iterator[str]:
+        yield "started"
+        for life in ("left-running", "restored"):
+            # Its clients have hung up; that it has noticed is not known from outside.
+            until(lambda: not obstacles(one.pid), "livecr check has nothing against it")
+            image = tmp_path / f"{one.pid}-{life}.livecr"
+            checkpoint(one, image, livecr, leave_running=life == "left-running")
+            if life == "restored":
+                time.sleep(dead_s)  # time that must not count
+                one.restore(image)
+            yield life
+
+    return lead

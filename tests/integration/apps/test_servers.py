@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import sqlite3
 import subprocess
 import time
@@ -16,85 +15,18 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import pytest
 from tests.integration.apps.conftest import APPS
 from tests.integration.apps.fates import Lives
-from tests.integration.conftest import LIVECR, Disturbed, until
-from tests.integration.waiting import again, checkpoint
+from tests.integration.apps.serving import answers, ask, free_port, server
+from tests.integration.conftest import Disturbed, until
+from tests.integration.waiting import again
 
-UNPACKED = Path(__file__).parents[3] / "build" / "servers" / "usr"
 NS_PER_S = 1_000_000_000
 #: What a server, its client and a busy machine may take, where a test looks from outside.
 SLACK_S = 1.0
-
-
-def server(name: str) -> str:
-    """The executable: installed, or as scripts/setup has unpacked it."""
-    found = which(name) or which(name, path=f"{UNPACKED}/bin:{UNPACKED}/sbin")
-    assert found, f"there is no {name}: run scripts/setup packages"
-    return found
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that is free."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        number: int = free.getsockname()[1]
-        return number
-
-
-@pytest.fixture
-def port() -> int:
-    """For the server of a test."""
-    return free_port()
-
-
-def ask(port: int, *lines: str, end: str) -> str:
-    """A client that sends lines, reads until the answer to all ends with ``end``, and goes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
-        client.sendall("".join(f"{line}\r\n" for line in lines).encode())
-        answer = b""
-        while not answer.endswith(end.encode()):
-            got = client.recv(65536)
-            assert got, f"it hung up after {answer!r}"
-            answer += got
-        return answer.decode()
-
-
-def obstacles(pid: int) -> str:
-    """What `livecr check` has against a checkpoint of it."""
-    done = subprocess.run([LIVECR, "check", str(pid)], capture_output=True, text=True)
-    return done.stderr if done.returncode else ""
-
-
-def answers(port: int) -> bool:
-    """Whether somebody accepts connections there."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
-    except ConnectionRefusedError:
-        return False
-    return True
-
-
-@pytest.fixture
-def lives_on(livecr: Any, tmp_path: Path) -> Callable[..., Iterator[str]]:
-    """``for life in lives_on(one)``: three times, with a checkpoint and a restore in between."""
-
-    def lead(one: Any, dead_s: float = 0.2) -> Iterator[str]:
-        yield "started"
-        for life in ("left-running", "restored"):
-            # Its clients have hung up; that it has noticed is not known from outside.
-            until(lambda: not obstacles(one.pid), "livecr check has nothing against it")
-            image = tmp_path / f"{one.pid}-{life}.livecr"
-            checkpoint(one, image, livecr, leave_running=life == "left-running")
-            if life == "restored":
-                time.sleep(dead_s)  # time that must not count
-                one.restore(image)
-            yield life
-
-    return lead
 
 
 def test_redis(
