@@ -33,7 +33,9 @@ _SHIMS_32 = ("rdx", "rsi", "rdi", "rbp")
 #: The words of a slot. ``owner``: PID << 32 | TID. ``shim``: its index. ``rsp``: the program's own;
 #: tells two calls of one task apart: it is only in both if a signal handler interrupted the first.
 #: ``deadline``: until when, in ns of the host's CLOCK_MONOTONIC, 0 for ever; the timespec in front is what
-#: was left. ``moved``: what the call had done before. From there on: see waits/transfers, Rest.
+#: was left. ``expired``: what it returns when it has polled in vain; of a shim that does not poll, what a
+#: freeze makes of the program's own call, 0 for EINTR. ``moved``: what the call had done before. From there
+#: on: see waits/transfers, Rest.
 SLOT_WORDS = (
     *("seconds", "nanoseconds", "pollfd", "owner"),
     *ARGUMENTS,
@@ -123,6 +125,8 @@ class Code:
             return {"rip": registers.rcx}
         is_back = at == site.back and registers.call() >= 0
         if at <= site.entry or (is_back and (result == _EINTR or result in _RESTART_CODES)):
+            if slot["expired"] and (self.compat or site.shim != POLL):
+                return _returned(slot, slot["expired"]) | {"orig_rax": slot["number"]}
             return _blocked(slot, slot["moved"])
         if not self.compat and site.shim == POLL:
             return self._polling(at, result, slot)

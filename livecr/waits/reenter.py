@@ -75,7 +75,7 @@ class Reentry:
         call = abi.of(wait.abi).find(wait.call, wait.arguments)
         assert call is not None and call.timeout is not None
         shim = self._shims.code.shim_of(call.timeout)
-        behind, slot_at = self._shims.make(tid, own, shim, number=wait.call)
+        behind, slot_at = self._shims.make(tid, own, shim, number=wait.call, expired=wait.restart_code)
         self._shims.set_until(slot_at, until_ns, left_ns, call.timespec)
         arguments = list(wait.arguments)
         arguments[call.timeout] = slot_at

@@ -190,8 +190,8 @@ def test_deadlines_of_the_real_world_pass_meanwhile(
     again(attempt)
 
 
-#: The kinds above with deadlines on a clock that would be shifted, as many as there is room for shims.
-SHIFTED = [kind for kind in KINDS if not kind.endswith(("realtime", "tai", "sigwait"))]
+#: The kinds above with deadlines on a clock that would be shifted.
+SHIFTED = [kind for kind in KINDS if not kind.endswith(("realtime", "tai"))]
 
 
 @pytest.mark.time_limit(240)
@@ -222,7 +222,9 @@ def test_without_a_time_namespace(
         else:
             assert DEAD_SECONDS * NS <= jumped_ns < time.monotonic_ns() - began_ns
         told = {wait["kind"]: wait for wait in json.loads(one.output())}
-        assert all(wait["result"] in (0, -110) and wait["registers_kept"] for wait in told.values()), told
+        assert all(wait["result"] in (0, -110, -11) and wait["registers_kept"] for wait in told.values()), (
+            told
+        )
         # What is said is rounded to ms.
         judge({kind: told[kind]["late_ns"] - jumped_ns for kind in SHIFTED}, early_ns=1_000_000)
         judge({kind: told[kind]["late_ns"] for kind in others})
@@ -239,12 +241,11 @@ def test_with_one_after_a_restore_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Deadlines that were shifted once are not those in its memory; the next image has the right ones."""
-    kinds = [kind for kind in SHIFTED if kind != "lock-pi2"]  # room for epoll to be moved once more
 
     def attempt(number: int) -> None:
         first_ms = long_enough_ms(2 * FIRST_MS, number)
-        one = target([*PRIORITY, program("wait_all"), first_ms, "handler", "once", *kinds])
-        until_all_block(one, kinds)
+        one = target([*PRIORITY, program("wait_all"), first_ms, "handler", "once", *SHIFTED])
+        until_all_block(one, SHIFTED)
         monkeypatch.setenv("LIVECR_WITHOUT", "time-namespace")
         meet_all([(RESTORED, one, tmp_path / f"{one.pid}-1")], livecr, dead_seconds=DEAD_SECONDS)
         monkeypatch.delenv("LIVECR_WITHOUT")
