@@ -1,4 +1,4 @@
-"""Shells, make and xargs with processes at work: checkpointed with all of them, in the middle.
+"""Shells, make, xargs and Python with processes at work: checkpointed with all of them, in the middle.
 
 Of a restore that is not exact they would notice a child that is not theirs or whose status is lost, lines in
 a pipe that are gone or there twice, and tokens of make's job server that nobody gives back.
@@ -130,3 +130,15 @@ def test_xargs_with_four_at_a_time(
         most = max(most, len(running))
     assert sorted(told) == sorted(f"{what} {n}" for n in range(1, 25) for what in ("begin", "end"))
     assert most == 4
+
+
+def test_subprocesses_of_python(
+    target: Callable[..., Any], twice: Callable[[Any], None], tmp_path: Path
+) -> None:
+    """Three children with two of their own answer as before, and their parents see how they end."""
+    one = target(["/usr/bin/python3", APPS / "children.py", tmp_path / GO])
+    one.until_printed("ready\n")
+    twice(one)
+    (tmp_path / GO).touch()
+    assert one.wait() == 0, one.output()
+    assert one.output() == f"ready\n{sum(number**2 for number in range(200))} [3, 3, 3]\n"
