@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from livecr.image.integrity import NewImage
     from livecr.kinds.io_uring_made import Instances
     from livecr.kinds.memory import Vma
     from livecr.kinds.ttys_made import Made as Terminals
@@ -254,7 +253,7 @@ def _obstacles(table: Descriptors, unix_peer: str) -> list[Obstacle]:
 
 
 def save(
-    pids: list[int], image: NewImage, duplicate: Callable[[procfs.Descriptor], int], unix_peer: str
+    pids: list[int], keeper: files.Keeper, duplicate: Callable[[procfs.Descriptor], int], unix_peer: str
 ) -> tuple[dict[int, list[Descriptor]], Table]:
     """Of a frozen tree: each process's table, and what they share.
 
@@ -270,7 +269,6 @@ def save(
     held: list[locks.Lock] = []
     owned: list[owners.Owner] = []
     leased: list[owners.Lease] = []
-    keeper = files.Keeper(image)
     sockets = sockets_unix.Saver(duplicate, table.of(sockets_unix), table.stats)
     rings = io_uring.Rings()
     epolls = table.of(epoll)
@@ -340,15 +338,27 @@ class _Known:
 
 
 class Opened:
-    """The descriptions made anew, in livecr: ``fds[i]`` for description i. Closes them on exit."""
+    """The descriptions made anew, in livecr: ``fds[i]`` for description i. Closes them on exit.
 
-    def __init__(self, table: Table, image_directory: str, *, at_terminal: bool, file_policy: str) -> None:
+    ``unlinked[i]``: of each file that no name leads to and that is mapped, one for reading.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        mapped: list[files.File | memfd.MemFd],
+        image_directory: str,
+        *,
+        at_terminal: bool,
+        file_policy: str,
+    ) -> None:
         """``at_terminal``: the caller cares for a program that was at a terminal (tty_seat.Seat).
 
         ``file_policy``: one of files.POLICIES.
         """
         self._table = table
         self.fds: list[int] = []
+        self.unlinked: list[int] = []
         self.rings: Instances | None = None
         self.terminals: Terminals | None = None
         if table.terminals or any(isinstance(one, ttys.Tty | ttys.PtyMaster) for one in table.descriptions):
@@ -357,7 +367,7 @@ class Opened:
             self.terminals = ttys_made.Made(table.terminals, list(table.descriptions), at_terminal)
         made = pipes.Made(table.pipes)
         keeper = files.Reopener(image_directory, file_policy)
-        memfds = memfd.Remaker(image_directory)
+        memfds = self._memfds = memfd.Remaker(image_directory)
         queues = mqueue.Remaker()
         loaders: dict[str, Callable[[Any], int]] = {
             "File": keeper.load,
@@ -384,6 +394,8 @@ class Opened:
         try:
             for description in table.descriptions:
                 self.fds.append(loaders[type(description).__name__](description))
+            for file in mapped:
+                self.unlinked.append(loaders[type(file).__name__](file))
             made.fill()
             if self.terminals:
                 self.terminals.fill()
@@ -395,7 +407,6 @@ class Opened:
         finally:
             made.close()
             keeper.close()
-            memfds.close()
             queues.close()
 
     def _terminals(self) -> Terminals:
@@ -417,9 +428,16 @@ class Opened:
         for fd in self.fds:
             if fd != _LATER:
                 os.close(fd)
-        self.fds = []
+        for fd in self.unlinked:
+            os.close(fd)
+        self.fds, self.unlinked = [], []
+        self._memfds.close()
         if self.terminals:
             self.terminals.close()
+
+    def all_mapped(self) -> None:
+        """Every mapping of these files is made, and none has to be any more."""
+        self._memfds.seal()
 
     def begin_session(self, pid: int, seed: Seed) -> None:
         """Process ``pid`` has just begun a session, and has no children in it yet."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from livecr.errors import Obstacle
     from livecr.image.elfcore import Core
+    from livecr.kinds import unlinked
     from livecr.kinds.ticking import Ticking
     from livecr.target import process
     from livecr.target.spawn import Seed
@@ -76,13 +77,12 @@ class Process(Record):
     descriptors: list[descriptors.Descriptor]
 
 
-def obstacles(pid: int) -> list[Obstacle]:
+def obstacles(pid: int, mappings: list[procfs.Mapping]) -> list[Obstacle]:
     """Everything about a running process that could not be saved, kind by kind, but its descriptors."""
     found = sessions.obstacles(pid)
     found += settings.obstacles(pid) + cgroups.obstacles(pid) + numa.obstacles(pid)
     found += seccomp.obstacles(pid)
     found += timers.obstacles(pid)
-    mappings = procfs.mappings(pid)
     memory.look_ahead(mappings)
     return found + memory.obstacles(pid, mappings) + requests.obstacles(pid, mappings)
 
@@ -94,13 +94,15 @@ def save(
     mappings: list[procfs.Mapping],
     kept: list[inherited.Inherited],
     table: list[descriptors.Descriptor],
+    nameless: unlinked.Saver,
     ticking: Ticking,
     resume: Callable[[Registers], Registers],
 ) -> Process:
     """Describe a frozen process. ``resume``: the registers that the kernel would go on with from a stop's.
 
     ``children``: those that are frozen too; ``kept``: the memory that it shares with its parent;
-    ``ticking``: its timers and signals. Raises Refused for what cannot be saved.
+    ``nameless``: where mapped files go that no name leads to; ``ticking``: its timers and signals. Raises
+    Refused for what cannot be saved.
     """
     pid = frozen.pid
     in_the_way = sessions.obstacles(pid) + timers.obstacles(pid)
@@ -124,7 +126,7 @@ def save(
                     tls.refuse_ldt(borrowed)
                     whole = {
                         "session": sessions.save(pid, told, borrowed),
-                        "memory": memory.save(frozen, mappings, guards, borrowed),
+                        "memory": memory.save(frozen, mappings, guards, nameless, borrowed),
                         "actions": signals.save_actions(borrowed, told),
                         "told_of": stops.told(children, borrowed),
                     }
@@ -168,14 +170,16 @@ def load_memory(
     objects: sysv.Objects,
     seed: Seed,
     shared: dict[int, int],
+    nameless: list[int],
     parents: memory.Memory | None,
 ) -> list[int]:
     """The address space with all its pages, still as it has to be to be inherited by children.
 
-    ``parents``: the memory that the seed was born with. Returns the digests of the core file's chunks.
+    ``nameless``: descriptors of the files in Content.unlinked; ``parents``: the memory that the seed was
+    born with. Returns the digests of the core file's chunks.
     """
     holding = pages.holding(core, record.memory)
-    memory.load(record.memory, seed, shared, holding, record.inherited, parents)
+    memory.load(record.memory, seed, shared, nameless, holding, record.inherited, parents)
     objects.attach(record.memory.vmas, seed)
     digests = pages.load(core, record.memory, seed)
     seed.drop_fetched()
@@ -183,9 +187,9 @@ def load_memory(
     return digests
 
 
-def finish_memory(record: Process, core: Core, seed: Seed) -> None:
+def finish_memory(record: Process, core: Core, nameless: list[int], seed: Seed) -> None:
     """What children do not inherit, or shall not; then what the process has as a whole."""
-    memory.finish(record.memory, seed, core.auxv, pages.holding(core, record.memory))
+    memory.finish(record.memory, seed, core.auxv, pages.holding(core, record.memory), nameless)
     aio.load(record.memory.aio, record.memory.vmas, seed)
     if "fs" not in record.place.shares:
         sessions.load_directory(record.session, seed)
