@@ -224,7 +224,7 @@ def save(
             kept, common = inherited.save(pid, mappings[pid], place.ppid, mappings[place.ppid])
             stored = stored.without(common)
         parts = (place, mappings[pid], kept, own.get(pid, []), nameless, ticks[pid])
-        record = process.save(process_, frozen.children(pid), *parts, as_kernel_resumes)
+        record = process.save(process_, frozen.children(pid), *parts, calls[pid].seen, as_kernel_resumes)
         _store_core(process_, calls[pid].registers, record, mappings[pid], stored, new)
         records.append(record)
     waits = [Waiting(tid=tid, wait=wait) for one in calls.values() for tid, wait in one.waits.items()]

@@ -140,6 +140,7 @@ class Descriptors:
         self.open: list[procfs.Descriptor] = []
         self.stats: dict[procfs.Descriptor, os.stat_result] = {}
         self._terminals: ttys.Look | None = None
+        self._kinds: dict[procfs.Descriptor, ModuleType | None] = {}
         for pid in pids:
             for d in procfs.descriptors(pid):
                 with suppress(FileNotFoundError):  # of a running process: it has just been closed
@@ -148,6 +149,11 @@ class Descriptors:
 
     def kind(self, d: procfs.Descriptor) -> ModuleType | None:
         """The module that saves this one, or None."""
+        if d not in self._kinds:
+            self._kinds[d] = self._find_kind(d)
+        return self._kinds[d]
+
+    def _find_kind(self, d: procfs.Descriptor) -> ModuleType | None:
         mode, name = self.stats[d].st_mode, d.target
         if paths.is_one(d, self.stats[d]):
             return paths

@@ -39,9 +39,11 @@ if TYPE_CHECKING:
 
     from livecr.errors import Obstacle
     from livecr.image.elfcore import Core
+    from livecr.kernel.bpf import TaskState
     from livecr.kinds import unlinked
     from livecr.kinds.ticking import Ticking
     from livecr.target import process
+    from livecr.target.engine import Borrowed
     from livecr.target.spawn import Seed
     from livecr.target.tracee import Registers, Tracee
     from livecr.waits.clocks import ProgramTime
@@ -96,13 +98,14 @@ def save(
     table: list[descriptors.Descriptor],
     nameless: unlinked.Saver,
     ticking: Ticking,
+    seen: dict[int, TaskState],
     resume: Callable[[Registers], Registers],
 ) -> Process:
     """Describe a frozen process. ``resume``: the registers that the kernel would go on with from a stop's.
 
     ``children``: those that are frozen too; ``kept``: the memory that it shares with its parent;
-    ``nameless``: where mapped files go that no name leads to; ``ticking``: its timers and signals. Raises
-    Refused for what cannot be saved.
+    ``nameless``: where mapped files go that no name leads to; ``ticking``: its timers and signals;
+    ``seen``: what BPF has read of its tasks, by TID, or nothing. Raises Refused for what cannot be saved.
     """
     pid = frozen.pid
     in_the_way = sessions.obstacles(pid) + timers.obstacles(pid)
@@ -112,16 +115,23 @@ def save(
     saved: list[threads.Thread] = []
     filters, chains = seccomp.save(frozen)
     guards = pages.guards(pid, mappings)
-    with Engine(frozen, resume) as engine:
+
+    def save_task(task: Tracee, mask: int, told: dict[str, str], borrowed: Borrowed | None) -> None:
+        own = credentials.save(task, told, seen.get(task.tid), borrowed)
+        if own not in known:
+            known.append(own)
+        told_of_task = (known.index(own), chains[task.tid], ticking.pending[task.tid])
+        saved.append(threads.save(task, mask, *told_of_task, seen.get(task.tid), borrowed))
+
+    with Engine(frozen, resume, mappings) as engine:
         # The leader last: it then tells what the process has as a whole.
         for task in [*frozen.tasks[1:], frozen.leader]:
+            told = procfs.status(pid, task.tid)
+            if task is not frozen.leader and task.tid in seen and not frozen.compat:
+                save_task(task, task.signal_mask(), told, None)
+                continue
             with engine.borrow(task) as borrowed:
-                told = procfs.status(pid, task.tid)
-                own = credentials.save(borrowed, told)
-                if own not in known:
-                    known.append(own)
-                told_of_task = (known.index(own), chains[task.tid], ticking.pending[task.tid])
-                saved.append(threads.save(borrowed, borrowed.mask, *told_of_task))
+                save_task(task, borrowed.mask, told, borrowed)
                 if task is frozen.leader:
                     tls.refuse_ldt(borrowed)
                     whole = {
