@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import stat as st
+from array import array
 from contextlib import suppress
 
-from livecr._native import lib
+from livecr._native import ffi, lib
 from livecr.errors import BadImage, Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import procfs
@@ -76,8 +77,7 @@ Description = (
     | paths.PathOnly
 )
 
-NR_KCMP, KCMP_FILE = 312, 0
-KCMP_EQUAL, KCMP_LESS, KCMP_GREATER = 0, 1, 2
+_INTS = "int[]"
 F_DUPFD_CLOEXEC, F_SETFD = 1030, 2
 O_CLOEXEC = os.O_CLOEXEC
 _LATER = -1  # made when there is a process to make it in
@@ -315,29 +315,28 @@ class _Known:
     """The descriptions seen so far, in the order that kcmp tells, so that thousands are sorted quickly."""
 
     def __init__(self) -> None:
-        self._first: list[procfs.Descriptor] = []  # by index
-        self._alike: dict[tuple[int, int, int, int], list[int]] = {}
+        self._count = 0
+        # By what those that are the same have alike: PIDs, descriptors and indices, all in that order.
+        self._alike: dict[tuple[int, int, int, int], tuple[array[int], array[int], list[int]]] = {}
 
     def index(self, d: procfs.Descriptor, stat: os.stat_result) -> tuple[int, bool]:
         """The index of the description of ``d``, and whether it is a new one."""
-        ascending = self._alike.setdefault((stat.st_dev, stat.st_ino, d.pos, d.flags & ~O_CLOEXEC), [])
-        low, high = 0, len(ascending)
-        while low < high:
-            middle = (low + high) // 2
-            other = self._first[ascending[middle]]
-            result = lib.lcr_syscall(NR_KCMP, other.pid, d.pid, KCMP_FILE, other.fd, d.fd, 0)
-            if result == KCMP_EQUAL:
-                return ascending[middle], False
-            if result == KCMP_LESS:
-                low = middle + 1
-            elif result == KCMP_GREATER:
-                high = middle
-            else:
-                error = os.strerror(-result) if result < 0 else "it tells no order"
-                raise Failed(f"kcmp: {error}", where=f"process {d.pid}")
-        self._first.append(d)
-        ascending.insert(low, len(self._first) - 1)
-        return len(self._first) - 1, True
+        key = (stat.st_dev, stat.st_ino, d.pos, d.flags & ~O_CLOEXEC)
+        pids, fds, indices = self._alike.setdefault(key, (array("i"), array("i"), []))
+        at = -1
+        if indices:
+            at = lib.lcr_kcmp_find(
+                ffi.from_buffer(_INTS, pids), ffi.from_buffer(_INTS, fds), len(indices), d.pid, d.fd
+            )
+        if at >= 0:
+            return indices[at], False
+        if at <= -lib.LCR_KCMP_FAILED:
+            raise Failed(f"kcmp: {os.strerror(-lib.LCR_KCMP_FAILED - at)}", where=f"process {d.pid}")
+        place, self._count = -1 - at, self._count + 1
+        pids.insert(place, d.pid)
+        fds.insert(place, d.fd)
+        indices.insert(place, self._count - 1)
+        return self._count - 1, True
 
 
 # -- loading -----------------------------------------------------------------------------------------------
