@@ -6,7 +6,7 @@ import os
 
 from livecr.errors import NoSuchProcess, Obstacle, Refused
 from livecr.kernel import machine, procfs
-from livecr.kinds import births, descriptors, process, sysv
+from livecr.kinds import births, descriptors, process, sysv, unlinked
 from livecr.target import tree
 from livecr.waits import live
 
@@ -51,7 +51,9 @@ def _of_tree(root: int, unix_peer: str) -> list[Obstacle]:
     tries = 0
     while True:
         try:
-            found = [obstacle for pid in pids for obstacle in _of_one(pid)]
+            mappings = {pid: procfs.mappings(pid) for pid in pids}
+            found = [obstacle for pid in pids for obstacle in _of_one(pid, mappings[pid])]
+            found += unlinked.outsiders(mappings, pids)
             return (
                 found + births.obstacles(pids) + descriptors.obstacles(pids, unix_peer) + sysv.obstacles(pids)
             )
@@ -73,10 +75,10 @@ def _without_leader(pid: int) -> Obstacle:
     return Obstacle(f"process {pid}", what, "this version of livecr cannot save that")
 
 
-def _of_one(pid: int) -> list[Obstacle]:
+def _of_one(pid: int, mappings: list[procfs.Mapping]) -> list[Obstacle]:
     if _leader_has_exited(pid):
         return [_without_leader(pid)]
     if machine.of_process(pid) == machine.X32:
         way_out = "use its x86-64 or i386 build: livecr saves these"
         return [Obstacle(f"process {pid}", "it is an x32 program", way_out)]
-    return process.obstacles(pid) + live.obstacles_before_freeze(pid)
+    return process.obstacles(pid, mappings) + live.obstacles_before_freeze(pid)

@@ -21,6 +21,7 @@ from livecr.kernel.pidfd import duplicate
 from livecr.kinds import (
     births,
     descriptors,
+    files,
     inherited,
     pages,
     process,
@@ -30,6 +31,7 @@ from livecr.kinds import (
     sysv,
     threads,
     ticking,
+    unlinked,
     zombies,
 )
 from livecr.kinds.sockets_unix import UNIX_PEERS
@@ -206,7 +208,12 @@ def save(
     mappings = {pid: procfs.mappings(pid) for pid in pids}
     for process_ in frozen.processes:  # before anything is saved: requests change memory, files and pipes
         requests.settle(process_, mappings[process_.pid], as_kernel_resumes)
-    own, table = descriptors.save(holders, new, lambda d: duplicate(pidfds[d.pid], d.fd), unix_peer)
+    in_the_way = unlinked.outsiders(mappings, pids)
+    if in_the_way:
+        raise Refused.because(in_the_way)
+    keeper = files.Keeper(new)
+    nameless = unlinked.Saver(keeper)
+    own, table = descriptors.save(holders, keeper, lambda d: duplicate(pidfds[d.pid], d.fd), unix_peer)
     shared_stored: dict[int, list[tuple[int, int]]] = {}
     records = []
     for process_ in frozen.processes:
@@ -216,8 +223,8 @@ def save(
         if births.is_born_of(place, places):
             kept, common = inherited.save(pid, mappings[pid], place.ppid, mappings[place.ppid])
             stored = stored.without(common)
-        parts = (place, mappings[pid], kept, own.get(pid, []), ticks[pid])
-        record = process.save(process_, frozen.children(pid), *parts, as_kernel_resumes)
+        parts = (place, mappings[pid], kept, own.get(pid, []), nameless, ticks[pid])
+        record = process.save(process_, frozen.children(pid), *parts, calls[pid].seen, as_kernel_resumes)
         _store_core(process_, calls[pid].registers, record, mappings[pid], stored, new)
         records.append(record)
     waits = [Waiting(tid=tid, wait=wait) for one in calls.values() for tid, wait in one.waits.items()]
@@ -233,6 +240,7 @@ def save(
         table=table,
         time_model=time_model,
         time_model_from=time_model_from,
+        unlinked=nameless.records,
         waits=waits,
         sysv=sysv.save(frozen, mappings, [waiting.wait for waiting in waits], undoes, new),
     )

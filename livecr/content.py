@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from livecr.image.record import Record
 from livecr.kinds.descriptors import Table
+from livecr.kinds.files import File
+from livecr.kinds.memfd import MemFd
 from livecr.kinds.process import Process
 from livecr.kinds.sysv import Sysv
 from livecr.kinds.zombies import Zombie
@@ -23,7 +25,8 @@ class Waiting(Record):
 class Content(Record):
     """The image of a tree of processes.
 
-    ``processes``: parents before their children, the root first. ``table``: what they have open.
+    ``processes``: parents before their children, the root first. ``table``: what they have open;
+    ``unlinked``: mapped files that no name leads to.
     ``left_behind``: numbers of sessions and groups that only the tree belongs to, with leaders that ended.
     """
 
@@ -33,6 +36,7 @@ class Content(Record):
     zombies: list[Zombie]
     left_behind: list[int]
     table: Table
+    unlinked: list[File | MemFd]
     waits: list[Waiting]
     sysv: Sysv
     time_model: str = RELATIVE  # what the program itself has wished for

@@ -136,6 +136,8 @@ def _check_references(told: Content, image: str) -> None:
     references = [(d.description, count) for record in told.processes for d in record.descriptors]
     references += [(lock.description, count) for lock in told.table.locks]
     for record in told.processes:
+        mapped = [*record.memory.files, record.memory.exe]
+        references += [(file.unlinked, len(told.unlinked)) for file in mapped if file.unlinked != -1]
         references += [(thread.credentials, len(record.credentials)) for thread in record.threads]
     terminals = told.table.terminals
     named = [getattr(one, "terminal", None) for one in told.table.descriptions]

@@ -103,7 +103,7 @@ def _restore(image: str, time_model: str | None, at_terminal: bool, file_policy:
                 verification.finish()  # normally registers and tables are in the first chunk
             plausible.check(content, cores, image)
             opened = descriptors.Opened(
-                content.table, image, at_terminal=at_terminal, file_policy=file_policy
+                *(content.table, content.unlinked, image), at_terminal=at_terminal, file_policy=file_policy
             )
             stack.enter_context(opened)
             objects = stack.enter_context(sysv.Objects(content.sysv, list(cores), image))
@@ -218,13 +218,16 @@ class _Building:
         if seed.compat != (record.memory.abi == machine.I386):
             seed.become(is_compat=not seed.compat)
         born_with = self._records[seed.memory_of].memory if seed.memory_of else None
-        digests = process.load_memory(record, self._cores[pid], self._objects, seed, shared, born_with)
+        digests = process.load_memory(
+            record, self._cores[pid], self._objects, seed, shared, self._opened.unlinked, born_with
+        )
         self._verification.accept(os.path.basename(self._cores[pid].where), digests)
 
     def _furnish(self) -> None:
         """Descriptors, threads, and what each process says to the kernel."""
+        self._opened.all_mapped()
         for pid, record in self._records.items():
-            process.finish_memory(record, self._cores[pid], self._seeds[pid])
+            process.finish_memory(record, self._cores[pid], self._opened.unlinked, self._seeds[pid])
         own = {pid: r.descriptors for pid, r in self._records.items() if "files" not in r.place.shares}
         ended = {zombie.place.pid for zombie in self._content.zombies}
         descriptors.load(self._content.table, own, self._opened, self._seeds, ended)

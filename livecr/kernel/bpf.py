@@ -43,7 +43,7 @@ SOURCES = ("bpf", "restart-block", "sleeper", "timer-list", "scheduler", "time-n
 CPU = "cpu"
 
 # struct task_report of native/bpf/task.bpf.c.
-_REPORT = Struct("=II4Q 40s 2Q2I 3Q4I 3QI 3I2Q 2I")
+_REPORT = Struct("=II4Q 40s 2Q2I 3Q4I 3QI 3I2Q 2I 5Q")
 _SLEEPER_HRTIMER, _SLEEPER_JIFFIES, _SLEEPER_CPU = 1, 2, 3
 _ENOSPC = 28
 _CLOCK_MONOTONIC_COARSE = 6
@@ -122,10 +122,12 @@ class TaskState:
     ``state``: task->__state (0 is running). ``now_ns``: host CLOCK_MONOTONIC at that moment. ``slack_ns``:
     the slack the kernel adds to this task's sleeps. ``exec_start_ns``: scheduler clock when it last ran.
     ``switches``: how often it went to sleep or stopped (task->nvcsw, low 32 bits). ``undoes``: whether it has
-    used semaphores with SEM_UNDO.
+    used semaphores with SEM_UNDO. The others are what prctl(2), sigaltstack(2) (``alternate_stack``: address,
+    bytes, flags) and set_tid_address(2) have set.
     """
 
     __slots__ = (
+        *("alternate_stack", "clear_child_tid", "securebits", "timer_slack_ns"),
         *("exec_start_ns", "now_ns", "restart", "slack_ns", "sleeper", "state", "switches", "tid", "undoes"),
     )
 
@@ -141,6 +143,8 @@ class TaskState:
         self.restart: RestartBlock | None = None
         self.sleeper: Sleeper | None = None
         self.undoes = False
+        self.securebits = self.timer_slack_ns = self.clear_child_tid = 0
+        self.alternate_stack = (0, 0, 0)
 
     def __repr__(self) -> str:
         return f"TaskState(tid={self.tid}, state={self.state:#x}, {self.restart!r}, {self.sleeper!r})"
@@ -217,6 +221,8 @@ def _task_state(row: tuple[Any, ...], tick_ns: int) -> TaskState:
     kind, clockid, switches, soft, hard = row[22:27]
     task = TaskState(tid, state, now_ns, slack_ns, exec_start, switches)
     task.undoes = bool(row[27])
+    task.securebits, task.timer_slack_ns, task.clear_child_tid = row[28:31]
+    task.alternate_stack = row[31:34]
     block = RestartBlock()
     block.function = name.split(b"\0", 1)[0].decode()
     block.rmtp, block.expires_ns, block.clockid, block.rmtp_type = row[7:11]

@@ -6,7 +6,7 @@ import os
 
 from livecr.kernel import procfs
 
-__all__ = ["others", "outsiders"]
+__all__ = ["User", "others", "outsiders", "users"]
 
 _GONE = (FileNotFoundError, ProcessLookupError)
 
@@ -39,4 +39,54 @@ def others(insiders: frozenset[int], targets: set[str]) -> dict[str, tuple[int, 
                     found.setdefault(target, (pid, name, int(fd)))
         except OSError:
             continue  # it has ended, or the descriptor has been closed
+    return found
+
+
+class User:
+    """One that has a file. ``how``: "descriptor 3" or "mapped at 7f…"; ``writes``: whether it may."""
+
+    __slots__ = ("how", "pid", "writes")
+
+    def __init__(self, pid: int, how: str, *, writes: bool) -> None:
+        self.pid = pid
+        self.how = how
+        self.writes = writes
+
+
+def users(insiders: frozenset[int], wanted: dict[tuple[int, int], str]) -> dict[tuple[int, int], User]:
+    """Who else has files open or mapped shared; of several one that may write.
+
+    ``wanted`` and the result go by st_dev and st_ino; ``wanted`` has what links in /proc call each.
+    """
+    names = set(wanted.values())
+    found: dict[tuple[int, int], User] = {}
+    for pid in outsiders(insiders) if wanted else ():
+        try:
+            for key, user in [*_open(pid, names), *_mapped(pid, names)]:
+                if key in wanted and (key not in found or user.writes > found[key].writes):
+                    found[key] = user
+        except OSError:
+            continue  # it has ended, or what it had has been closed
+    return found
+
+
+def _open(pid: int, names: set[str]) -> list[tuple[tuple[int, int], User]]:
+    found = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{fd}"
+        if os.readlink(path) in names:
+            stat = os.stat(path)
+            flags = procfs.read(pid, f"fdinfo/{fd}").split(b"flags:", 1)[1].split()[0]
+            writes = int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
+            found.append(((stat.st_dev, stat.st_ino), User(pid, f"descriptor {fd}", writes=writes)))
+    return found
+
+
+def _mapped(pid: int, names: set[str]) -> list[tuple[tuple[int, int], User]]:
+    found = []
+    for m in procfs.mappings(pid, with_flags=False):
+        if m.shared and m.path in names:
+            stat = os.stat(f"/proc/{pid}/map_files/{m.start:x}-{m.end:x}")
+            user = User(pid, f"mapped at {m.start:x}", writes="w" in m.perms)
+            found.append(((stat.st_dev, stat.st_ino), user))
     return found

@@ -89,13 +89,20 @@ class Descriptor:
         return os.stat(f"/proc/{self.pid}/fd/{self.fd}")
 
 
+_READ_BYTES = 32768
 _ENDED = (FileNotFoundError, ProcessLookupError)  # before the open, and between open and read
 
 
 def read(pid: int, name: str) -> bytes:
     """The content of /proc/``pid``/``name``. Raises OSError."""
-    with open(f"/proc/{pid}/{name}", "rb") as file:
-        return file.read()
+    fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = [os.read(fd, _READ_BYTES)]
+        while parts[-1]:
+            parts.append(os.read(fd, _READ_BYTES))
+    finally:
+        os.close(fd)
+    return b"".join(parts)
 
 
 def _text(pid: int, name: str) -> str:
@@ -147,12 +154,18 @@ def mappings(pid: int, *, with_flags: bool = True) -> list[Mapping]:
     """Every VMA, ascending; VmFlags only from smaps, which walks the page tables and so takes longer."""
     found: list[Mapping] = []
     for line in _text(pid, "smaps" if with_flags else "maps").splitlines():
-        if line.startswith("VmFlags:"):
-            found[-1].flags = line[8:].split()
-        elif line.startswith(_SHARED_LINES):
-            if not line.endswith(" 0 kB") and (line[7] == "D" or not found[-1].path.startswith("/")):
+        first = line[0]  # most lines are of no interest: names begin with other capitals
+        if first == "V":
+            if line.startswith("VmFlags:"):
+                found[-1].flags = line[8:].split()
+        elif first == "S":
+            if (
+                line.startswith(_SHARED_LINES)
+                and not line.endswith(" 0 kB")
+                and (line[7] == "D" or not found[-1].path.startswith("/"))
+            ):
                 found[-1].shares_pages = True
-        elif line[0] in "0123456789abcdef" and "-" in line[:17]:
+        elif first in "0123456789abcdef":
             words = line.split(None, 5)
             start, end = words[0].split("-")
             path = _unescape(words[5]) if len(words) > 5 else ""

@@ -12,6 +12,7 @@ from livecr.target.program import Program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from livecr.kernel.bpf import TaskState
     from livecr.target.engine import Borrowed
     from livecr.target.spawn import Seed
     from livecr.target.tracee import Tracee
@@ -57,8 +58,13 @@ def _told(told: dict[str, str], securebits: int) -> Credentials:
     )
 
 
-def save(borrowed: Borrowed, told: dict[str, str]) -> Credentials:
-    """Of one task; ``told``: the lines of its status file."""
+def save(
+    task: Tracee, told: dict[str, str], seen: TaskState | None, borrowed: Borrowed | None
+) -> Credentials:
+    """Of one task; ``told``: the lines of its status file. ``seen``, or if None ``borrowed``, is asked."""
+    if seen is not None:
+        return _told(told, seen.securebits)
+    assert borrowed is not None
     program = Program()
     program.add("prctl", PR_GET_SECUREBITS, 0, 0, 0, 0)
     (securebits,) = borrowed.run(program)

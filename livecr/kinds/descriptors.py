@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import stat as st
+from array import array
 from contextlib import suppress
 
-from livecr._native import lib
+from livecr._native import ffi, lib
 from livecr.errors import BadImage, Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import procfs
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from livecr.image.integrity import NewImage
     from livecr.kinds.io_uring_made import Instances
     from livecr.kinds.memory import Vma
     from livecr.kinds.ttys_made import Made as Terminals
@@ -77,8 +77,7 @@ Description = (
     | paths.PathOnly
 )
 
-NR_KCMP, KCMP_FILE = 312, 0
-KCMP_EQUAL, KCMP_LESS, KCMP_GREATER = 0, 1, 2
+_INTS = "int[]"
 F_DUPFD_CLOEXEC, F_SETFD = 1030, 2
 O_CLOEXEC = os.O_CLOEXEC
 _LATER = -1  # made when there is a process to make it in
@@ -141,6 +140,7 @@ class Descriptors:
         self.open: list[procfs.Descriptor] = []
         self.stats: dict[procfs.Descriptor, os.stat_result] = {}
         self._terminals: ttys.Look | None = None
+        self._kinds: dict[procfs.Descriptor, ModuleType | None] = {}
         for pid in pids:
             for d in procfs.descriptors(pid):
                 with suppress(FileNotFoundError):  # of a running process: it has just been closed
@@ -149,6 +149,11 @@ class Descriptors:
 
     def kind(self, d: procfs.Descriptor) -> ModuleType | None:
         """The module that saves this one, or None."""
+        if d not in self._kinds:
+            self._kinds[d] = self._find_kind(d)
+        return self._kinds[d]
+
+    def _find_kind(self, d: procfs.Descriptor) -> ModuleType | None:
         mode, name = self.stats[d].st_mode, d.target
         if paths.is_one(d, self.stats[d]):
             return paths
@@ -254,7 +259,7 @@ def _obstacles(table: Descriptors, unix_peer: str) -> list[Obstacle]:
 
 
 def save(
-    pids: list[int], image: NewImage, duplicate: Callable[[procfs.Descriptor], int], unix_peer: str
+    pids: list[int], keeper: files.Keeper, duplicate: Callable[[procfs.Descriptor], int], unix_peer: str
 ) -> tuple[dict[int, list[Descriptor]], Table]:
     """Of a frozen tree: each process's table, and what they share.
 
@@ -270,7 +275,6 @@ def save(
     held: list[locks.Lock] = []
     owned: list[owners.Owner] = []
     leased: list[owners.Lease] = []
-    keeper = files.Keeper(image)
     sockets = sockets_unix.Saver(duplicate, table.of(sockets_unix), table.stats)
     rings = io_uring.Rings()
     epolls = table.of(epoll)
@@ -311,44 +315,55 @@ class _Known:
     """The descriptions seen so far, in the order that kcmp tells, so that thousands are sorted quickly."""
 
     def __init__(self) -> None:
-        self._first: list[procfs.Descriptor] = []  # by index
-        self._alike: dict[tuple[int, int, int, int], list[int]] = {}
+        self._count = 0
+        # By what those that are the same have alike: PIDs, descriptors and indices, all in that order.
+        self._alike: dict[tuple[int, int, int, int], tuple[array[int], array[int], list[int]]] = {}
 
     def index(self, d: procfs.Descriptor, stat: os.stat_result) -> tuple[int, bool]:
         """The index of the description of ``d``, and whether it is a new one."""
-        ascending = self._alike.setdefault((stat.st_dev, stat.st_ino, d.pos, d.flags & ~O_CLOEXEC), [])
-        low, high = 0, len(ascending)
-        while low < high:
-            middle = (low + high) // 2
-            other = self._first[ascending[middle]]
-            result = lib.lcr_syscall(NR_KCMP, other.pid, d.pid, KCMP_FILE, other.fd, d.fd, 0)
-            if result == KCMP_EQUAL:
-                return ascending[middle], False
-            if result == KCMP_LESS:
-                low = middle + 1
-            elif result == KCMP_GREATER:
-                high = middle
-            else:
-                error = os.strerror(-result) if result < 0 else "it tells no order"
-                raise Failed(f"kcmp: {error}", where=f"process {d.pid}")
-        self._first.append(d)
-        ascending.insert(low, len(self._first) - 1)
-        return len(self._first) - 1, True
+        key = (stat.st_dev, stat.st_ino, d.pos, d.flags & ~O_CLOEXEC)
+        pids, fds, indices = self._alike.setdefault(key, (array("i"), array("i"), []))
+        at = -1
+        if indices:
+            at = lib.lcr_kcmp_find(
+                ffi.from_buffer(_INTS, pids), ffi.from_buffer(_INTS, fds), len(indices), d.pid, d.fd
+            )
+        if at >= 0:
+            return indices[at], False
+        if at <= -lib.LCR_KCMP_FAILED:
+            raise Failed(f"kcmp: {os.strerror(-lib.LCR_KCMP_FAILED - at)}", where=f"process {d.pid}")
+        place, self._count = -1 - at, self._count + 1
+        pids.insert(place, d.pid)
+        fds.insert(place, d.fd)
+        indices.insert(place, self._count - 1)
+        return self._count - 1, True
 
 
 # -- loading -----------------------------------------------------------------------------------------------
 
 
 class Opened:
-    """The descriptions made anew, in livecr: ``fds[i]`` for description i. Closes them on exit."""
+    """The descriptions made anew, in livecr: ``fds[i]`` for description i. Closes them on exit.
 
-    def __init__(self, table: Table, image_directory: str, *, at_terminal: bool, file_policy: str) -> None:
+    ``unlinked[i]``: of each file that no name leads to and that is mapped, one for reading.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        mapped: list[files.File | memfd.MemFd],
+        image_directory: str,
+        *,
+        at_terminal: bool,
+        file_policy: str,
+    ) -> None:
         """``at_terminal``: the caller cares for a program that was at a terminal (tty_seat.Seat).
 
         ``file_policy``: one of files.POLICIES.
         """
         self._table = table
         self.fds: list[int] = []
+        self.unlinked: list[int] = []
         self.rings: Instances | None = None
         self.terminals: Terminals | None = None
         if table.terminals or any(isinstance(one, ttys.Tty | ttys.PtyMaster) for one in table.descriptions):
@@ -357,7 +372,7 @@ class Opened:
             self.terminals = ttys_made.Made(table.terminals, list(table.descriptions), at_terminal)
         made = pipes.Made(table.pipes)
         keeper = files.Reopener(image_directory, file_policy)
-        memfds = memfd.Remaker(image_directory)
+        memfds = self._memfds = memfd.Remaker(image_directory)
         queues = mqueue.Remaker()
         loaders: dict[str, Callable[[Any], int]] = {
             "File": keeper.load,
@@ -384,6 +399,8 @@ class Opened:
         try:
             for description in table.descriptions:
                 self.fds.append(loaders[type(description).__name__](description))
+            for file in mapped:
+                self.unlinked.append(loaders[type(file).__name__](file))
             made.fill()
             if self.terminals:
                 self.terminals.fill()
@@ -395,7 +412,6 @@ class Opened:
         finally:
             made.close()
             keeper.close()
-            memfds.close()
             queues.close()
 
     def _terminals(self) -> Terminals:
@@ -417,9 +433,16 @@ class Opened:
         for fd in self.fds:
             if fd != _LATER:
                 os.close(fd)
-        self.fds = []
+        for fd in self.unlinked:
+            os.close(fd)
+        self.fds, self.unlinked = [], []
+        self._memfds.close()
         if self.terminals:
             self.terminals.close()
+
+    def all_mapped(self) -> None:
+        """Every mapping of these files is made, and none has to be any more."""
+        self._memfds.seal()
 
     def begin_session(self, pid: int, seed: Seed) -> None:
         """Process ``pid`` has just begun a session, and has no children in it yet."""

@@ -27,6 +27,7 @@ __all__ = [
         "POLICIES",
         "copy_data",
         "copy_with_holes",
+        "describe",
         "load_directory",
         "obstacle",
     ),
@@ -87,11 +88,11 @@ class Keeper:
         self._image = image
         self._kept: dict[tuple[int, int], str] = {}
 
-    def keep(self, pid: int, fd: int, stat: os.stat_result) -> str:
-        """Store it; the name in the image."""
+    def keep(self, path: str, stat: os.stat_result) -> str:
+        """Store what the link ``path`` of /proc leads to; the name in the image."""
         key = (stat.st_dev, stat.st_ino)
         if key not in self._kept:
-            source = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 self._kept[key] = self._image.store_file(source).name
             finally:
@@ -130,18 +131,23 @@ def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -
     """Of a frozen process."""
     if (stat.st_mode & 0o170000) == 0o040000:
         return Directory(path=d.target, flags=d.flags & _FLAGS, offset=d.pos)
-    deleted = stat.st_nlink == 0
+    content = "" if stat.st_nlink else keeper.keep(f"/proc/{pid}/fd/{d.fd}", stat)
+    return describe(_path(d, stat), d.flags & _FLAGS, d.pos, stat, content)
+
+
+def describe(path: str, flags: int, offset: int, stat: os.stat_result, content: str) -> File:
+    """The record of a regular file."""
     return File(
-        path=_path(d, stat),
-        flags=d.flags & _FLAGS,
-        offset=d.pos,
+        path=path,
+        flags=flags,
+        offset=offset,
         size_bytes=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
         inode=stat.st_ino,
         mode=stat.st_mode & 0o7777,
         uid=stat.st_uid,
         gid=stat.st_gid,
-        content=keeper.keep(pid, d.fd, stat) if deleted else "",
+        content=content,
     )
 
 
@@ -203,7 +209,7 @@ class Reopener:
         return fd
 
     def _fill(self, record: File, fd: int) -> None:
-        """Content, owner and mode of a new file; ``fd`` is kept."""
+        """Content, owner and mode of a new file; ``fd`` is closed."""
         from livecr.image import integrity
 
         try:
@@ -214,10 +220,10 @@ class Reopener:
                 os.close(source)
             os.fchown(fd, record.uid, record.gid)
             os.fchmod(fd, record.mode)
-        except BaseException:
+            # Held for reading: nobody can execute what somebody may write to.
+            self._made[record.content] = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
             os.close(fd)
-            raise
-        self._made[record.content] = fd
 
     def close(self) -> None:
         """Close what was only held for sharing."""

@@ -11,12 +11,13 @@ import os
 from livecr.errors import Refused
 from livecr.image.record import Record
 from livecr.kernel import build_id
+from livecr.kinds import unlinked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.kernel import procfs
 
-__all__ = ["MappedFile", "difference", "identify", "identify_path", "look_ahead"]
+__all__ = ["MappedFile", "difference", "identify", "identify_executable", "look_ahead"]
 
 
 class MappedFile(Record):
@@ -27,6 +28,7 @@ class MappedFile(Record):
     mtime_ns: int
     build_id: str  # hex; empty where it has none
     written: bool = False  # through a shared mapping: then its content is its own affair
+    unlinked: int = -1  # index into Content.unlinked of a file that no name leads to
 
 
 _build_ids: dict[tuple[str, int, int], str] = {}
@@ -48,9 +50,17 @@ def _build_id(path: str, there: os.stat_result) -> str:
     return _build_ids[key]
 
 
-def identify(pid: int, m: procfs.Mapping) -> MappedFile:
+#: Private memory that is another way to ask for anonymous one; the device node is new after each boot.
+ZEROS = "/dev/zero"
+
+
+def identify(pid: int, m: procfs.Mapping, nameless: unlinked.Saver) -> MappedFile:
     """The file behind a mapping. Raises Refused if its name now leads elsewhere."""
-    mapped = os.stat(f"/proc/{pid}/map_files/{m.start:x}-{m.end:x}")
+    written = m.path == ZEROS or (m.shared and "mw" in m.flags)
+    link = unlinked.map_file(pid, m)
+    if unlinked.is_nameless(m):
+        return _without_name(link, m.path, nameless, written=written)
+    mapped = os.stat(link)
     try:
         there = os.stat(m.path)
     except OSError as error:
@@ -65,10 +75,34 @@ def identify(pid: int, m: procfs.Mapping) -> MappedFile:
             where=f"process {pid}",
             way_out="restart the program, so that it uses the file that is there now",
         )
-    return identify_path(m.path, written=m.shared and "mw" in m.flags)
+    return _identify_path(m.path, written=written)
 
 
-def identify_path(path: str, *, written: bool = False) -> MappedFile:
+def identify_executable(pid: int, nameless: unlinked.Saver) -> MappedFile:
+    """The one that /proc/PID/exe names."""
+    link = f"/proc/{pid}/exe"
+    path = os.readlink(link)
+    if path.endswith(" (deleted)"):
+        return _without_name(link, path, nameless, written=False)
+    return _identify_path(path)
+
+
+def _without_name(link: str, path: str, nameless: unlinked.Saver, *, written: bool) -> MappedFile:
+    stat = os.stat(link)
+    name = unlinked.whereabouts(path, stat)
+    if name:
+        return _identify_path(name, written=written)
+    return MappedFile(
+        path=path.removesuffix(" (deleted)"),
+        size_bytes=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        build_id="",
+        written=written,
+        unlinked=nameless.index(link, path),
+    )
+
+
+def _identify_path(path: str, *, written: bool = False) -> MappedFile:
     """The file at ``path`` as it is now; ``written``: by the program itself. Raises OSError."""
     there = os.stat(path)
     return MappedFile(
@@ -81,7 +115,9 @@ def identify_path(path: str, *, written: bool = False) -> MappedFile:
 
 
 def difference(file: MappedFile) -> str:
-    """How the file is not what it was; "" if it is."""
+    """How the file is not what it was; "" if it is, or is made anew."""
+    if file.unlinked >= 0:
+        return ""
     try:
         there = os.stat(file.path)
     except OSError as error:

@@ -10,17 +10,19 @@ import os
 
 from livecr.errors import Failed, Obstacle
 from livecr.image.record import Record
-from livecr.kernel import holders, procfs
+from livecr.kernel import holders
 from livecr.kinds.files import copy_with_holes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from livecr.kernel import procfs
     from livecr.kinds.files import Keeper
 
-__all__ = ["MemFd", "Remaker", "obstacle", "outsiders", "save"]
+__all__ = ["MemFd", "Remaker", "describe", "obstacle", "outsiders", "save"]
 
 _PREFIX, _DELETED = "/memfd:", " (deleted)"
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
+_F_SEAL_WRITE, _F_SEAL_FUTURE_WRITE = 0x8, 0x10
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 0x1, 0x2, 0x10
 # What fcntl(2) or an open of /proc/PID/fd/N can have set.
 _FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_NOATIME
@@ -58,50 +60,43 @@ def outsiders(
 ) -> list[Obstacle]:
     """Those of ``descriptors``, all memfds of the tree, that another process has open too."""
     ours = {(stats[d].st_dev, stats[d].st_ino): d for d in descriptors}
-    links = {d.target for d in ours.values()}
-    found: dict[tuple[int, int], Obstacle] = {}
-    for pid in holders.outsiders(insiders) if ours else []:
-        try:
-            for fd in os.listdir(f"/proc/{pid}/fd"):
-                path = f"/proc/{pid}/fd/{fd}"
-                if os.readlink(path) not in links:
-                    continue
-                stat = os.stat(path)
-                d = ours.get((stat.st_dev, stat.st_ino))
-                if d:
-                    found.setdefault(
-                        (stat.st_dev, stat.st_ino),
-                        Obstacle(
-                            d.where,
-                            f"{d.target} is shared with process {pid} (descriptor {fd})",
-                            "let that process close it",
-                        ),
-                    )
-        except OSError:
-            continue  # it has ended, or the descriptor has been closed
-    return list(found.values())
+    found = holders.users(insiders, {key: d.target for key, d in ours.items()})
+    return [
+        Obstacle(
+            ours[key].where,
+            f"{ours[key].target} is shared with process {user.pid} ({user.how})",
+            "let that process close it",
+        )
+        for key, user in found.items()
+    ]
 
 
 def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -> MemFd:
     """Of a frozen process; the content once for all descriptions."""
-    import fcntl
-
-    fd = os.open(f"/proc/{pid}/fd/{d.fd}", os.O_RDONLY | os.O_CLOEXEC)
+    path = f"/proc/{pid}/fd/{d.fd}"
+    content = keeper.keep(path, stat)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        seals = fcntl.fcntl(fd, _F_GET_SEALS)
+        return describe(fd, d.target, d.flags & _FLAGS, d.pos, stat, content)
     finally:
         os.close(fd)
+
+
+def describe(fd: int, link: str, flags: int, offset: int, stat: os.stat_result, content: str) -> MemFd:
+    """The record of a description of the memfd that ``fd`` is open on, and which /proc calls ``link``."""
+    import fcntl
+
     return MemFd(
         inode=stat.st_ino,
-        name=d.target.removeprefix(_PREFIX).removesuffix(_DELETED),
-        flags=d.flags & _FLAGS,
-        offset=d.pos,
+        name=link.removeprefix(_PREFIX).removesuffix(_DELETED),
+        flags=flags,
+        offset=offset,
         size_bytes=stat.st_size,
         mode=stat.st_mode & 0o7777,
         uid=stat.st_uid,
         gid=stat.st_gid,
-        seals=seals,
-        content=keeper.keep(pid, d.fd, stat),
+        seals=fcntl.fcntl(fd, _F_GET_SEALS),
+        content=content,
     )
 
 
@@ -111,6 +106,7 @@ class Remaker:
     def __init__(self, image_directory: str) -> None:
         self._image = image_directory
         self._made: dict[int, int] = {}
+        self._unsealed: list[tuple[int, int]] = []
 
     def load(self, record: MemFd) -> int:
         """A description at the same offset."""
@@ -142,17 +138,38 @@ class Remaker:
                 os.close(source)
             os.fchown(fd, record.uid, record.gid)
             os.fchmod(fd, record.mode)
-            fcntl.fcntl(fd, _F_ADD_SEALS, record.seals)
+            if record.seals & _F_SEAL_FUTURE_WRITE and not record.seals & _F_SEAL_WRITE:
+                # What was mapped to be written to before is so still; it has to be mapped first.
+                self._unsealed.append((os.dup(fd), record.seals))
+            else:
+                fcntl.fcntl(fd, _F_ADD_SEALS, record.seals)
+            # Held for reading: nobody can execute what somebody may write to.
+            held = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             os.close(fd)
             raise Failed(f"it cannot be made again: {error.strerror}", where=where) from None
         except BaseException:
             os.close(fd)
             raise
-        return fd
+        os.close(fd)
+        return held
+
+    def seal(self) -> None:
+        """When all is mapped: the seals that forbid to map."""
+        import fcntl
+
+        while self._unsealed:
+            fd, seals = self._unsealed.pop()
+            try:
+                fcntl.fcntl(fd, _F_ADD_SEALS, seals)
+            finally:
+                os.close(fd)
 
     def close(self) -> None:
         """Close what was only held for sharing."""
+        for fd, _ in self._unsealed:
+            os.close(fd)
+        self._unsealed.clear()
         for fd in self._made.values():
             os.close(fd)
         self._made.clear()

@@ -13,8 +13,9 @@ from livecr.errors import Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import machine, procfs, vdso
 from livecr.kernel.async_io import AIO_PATH, RING_PATH
-from livecr.kinds import aio, inherited, io_uring, kernel_code, layout, mapped_files, sysv_shm
-from livecr.kinds.mapped_files import MappedFile, difference, identify, identify_path
+from livecr.kernel.reopen import open_again
+from livecr.kinds import aio, inherited, io_uring, kernel_code, layout, mapped_files, sysv_shm, unlinked
+from livecr.kinds.mapped_files import ZEROS, MappedFile, difference
 from livecr.target.compat import TASK_SIZE
 from livecr.target.program import Program
 
@@ -47,6 +48,7 @@ PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_DROPPABLE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x08, 0x10, 0x20
 MAP_GROWSDOWN, MAP_NORESERVE = 0x0100, 0x4000
 MLOCK_ONFAULT = 1
+_O_LARGEFILE = 0o100000
 PR_SET_VMA, PR_SET_VMA_ANON_NAME = 0x53564D41, 0
 
 # VmFlags that mmap(2) sets, and the flag that asks for them.
@@ -132,26 +134,21 @@ def obstacles(pid: int, mappings: list[procfs.Mapping]) -> list[Obstacle]:
     task = f"process {pid}"
     found = []
     for m in mappings:
-        what = _unsavable(m)
+        what = _unsavable(pid, m)
         if what:
             found.append(
                 Obstacle(task, f"{what} at {m.start:x}-{m.end:x} ({m.path or 'anonymous'})", _ways_out(what))
             )
-    exe = procfs.link(pid, "exe")
-    if exe.endswith(" (deleted)"):
-        found.append(
-            Obstacle(task, f"its executable {exe} is gone", "start it again from a file that stays in place")
-        )
     return found
 
 
 def _ways_out(what: str) -> str:
     if "file" in what:
-        return "restart the program, so that it uses the files that are there now"
+        return "put the file back where it was"
     return "this version of livecr cannot save it"
 
 
-def _unsavable(m: procfs.Mapping) -> str:
+def _unsavable(pid: int, m: procfs.Mapping) -> str:
     if m.path in _KERNEL_MAPPINGS or m.path in _IGNORED or m.path in (RING_PATH, AIO_PATH):
         return ""
     for flag in m.flags:
@@ -159,11 +156,11 @@ def _unsavable(m: procfs.Mapping) -> str:
             return _UNSAVABLE[flag]
     if sysv_shm.is_segment(m):
         return ""
-    if m.path.startswith("/memfd:"):
-        return "a memfd"
-    if m.path.startswith("/") and m.path.endswith(" (deleted)") and not _is_shared_anonymous(m):
-        return "a file that has been deleted or replaced"
-    if m.path.startswith("/dev/") and not m.path.startswith("/dev/shm/") and not _is_shared_anonymous(m):
+    if _is_shared_anonymous(m) or (m.path == ZEROS and not m.shared):
+        return ""
+    if unlinked.is_nameless(m):
+        return unlinked.obstacle(pid, m)
+    if m.path.startswith("/dev/") and not m.path.startswith("/dev/shm/"):
         return "a device"
     if m.path.startswith(("anon_inode:", "[uprobes]", "socket:")):
         return "kernel memory"
@@ -178,7 +175,11 @@ def _is_shared_anonymous(m: procfs.Mapping) -> bool:
 
 
 def save(
-    frozen: Process, mappings: list[procfs.Mapping], guards: list[tuple[int, int]], borrowed: Borrowed
+    frozen: Process,
+    mappings: list[procfs.Mapping],
+    guards: list[tuple[int, int]],
+    nameless: unlinked.Saver,
+    borrowed: Borrowed,
 ) -> Memory:
     """Describe the address space of a frozen process. Raises Refused for what cannot be saved."""
     pid = frozen.pid
@@ -186,7 +187,7 @@ def save(
     if in_the_way:
         raise Refused.because(in_the_way)
     files: list[MappedFile] = []
-    known: dict[str, int] = {}
+    known: dict[tuple[str, str, int], int] = {}
     vmas = []
     rings = io_uring.mapped(pid) if any(m.path == RING_PATH for m in mappings) else {}
     for m in mappings:
@@ -205,10 +206,11 @@ def save(
             kind, file = sysv_shm.KIND, m.inode
         elif m.path.startswith("/"):
             kind = "file"
-            if m.path not in known:
-                known[m.path] = len(files)
-                files.append(identify(pid, m))
-            file = known[m.path]
+            which = (m.path, m.device, m.inode)
+            if which not in known:
+                known[which] = len(files)
+                files.append(mapped_files.identify(pid, m, nameless))
+            file = known[which]
         name = m.name or (m.path if m.path.startswith("[") and kind != "file" else "")
         vmas.append(
             Vma(
@@ -227,7 +229,7 @@ def save(
         files=files,
         guards=[GuardRange(start=start, end=end) for start, end in guards],
         layout=layout.save(pid, borrowed),
-        exe=identify_path(procfs.link(pid, "exe")),
+        exe=mapped_files.identify_executable(pid, nameless),
         vdso_xxh3=kernel_code.vdso_xxh3(vmas, borrowed.task, compat=frozen.compat),
         aio=aio.save(pid, {m.start: m.end - m.start for m in mappings if m.path == AIO_PATH}),
         abi=machine.I386 if frozen.compat else machine.X86_64,
@@ -293,14 +295,16 @@ def load(
     memory: Memory,
     seed: Seed,
     shared: dict[int, int],
+    nameless: list[int],
     holding: set[int],
     kept: list[inherited.Inherited],
     parents: Memory | None,
 ) -> None:
     """Make every mapping in the seed, still writable; the pages come next, then finish().
 
-    ``holding``: the start addresses of the VMAs into which pages will be loaded. ``kept``: what stays as the
-    parent had it. ``parents``: the memory that the seed was born with.
+    ``nameless``: descriptors of ours of the files in Content.unlinked. ``holding``: the start addresses of
+    the VMAs into which pages will be loaded. ``kept``: what stays as the parent had it. ``parents``: the
+    memory that the seed was born with.
     """
     staying = inherited.keep(kept, memory, parents, seed)
     program = Program()
@@ -311,7 +315,7 @@ def load(
     others = [vma for vma in memory.vmas if vma.kind not in ("kernel", sysv_shm.KIND)]
     made = [vma for vma in others if (vma.start, vma.end) not in staying]
     try:
-        ours = {vma.start: _backing(vma, memory, shared, opened) for vma in made}
+        ours = {vma.start: _backing(vma, memory, shared, nameless, opened) for vma in made}
         theirs = seed.fetch([fd for fd in dict.fromkeys(ours.values()) if fd >= 0])
         for vma in others:
             protection = _first_protection(vma, vma.start in holding)
@@ -346,20 +350,30 @@ def _mmap_flags(vma: Vma) -> int:
     return flags
 
 
-def _backing(vma: Vma, memory: Memory, shared: dict[int, int], opened: dict[tuple[int, bool], int]) -> int:
+def _backing(
+    vma: Vma,
+    memory: Memory,
+    shared: dict[int, int],
+    nameless: list[int],
+    opened: dict[tuple[int, bool], int],
+) -> int:
     """Our descriptor of what the mapping shows; -1 for none."""
     if vma.kind == "shared":
         return shared[vma.file]
-    return _open(vma, memory, opened) if vma.kind == "file" else -1
+    return _open(vma, memory, nameless, opened) if vma.kind == "file" else -1
 
 
-def _open(vma: Vma, memory: Memory, opened: dict[tuple[int, bool], int]) -> int:
+def _open(vma: Vma, memory: Memory, nameless: list[int], opened: dict[tuple[int, bool], int]) -> int:
     writable = vma.perms[3] == "s" and "mw" in vma.flags
     key = (vma.file, writable)
     if key not in opened:
-        path = memory.files[vma.file].path
+        file = memory.files[vma.file]
+        path, flags = file.path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC
         try:
-            opened[key] = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+            if file.unlinked >= 0:
+                opened[key] = open_again(nameless[file.unlinked], flags | _O_LARGEFILE)
+            else:
+                opened[key] = os.open(path, flags)
         except OSError as error:
             raise Failed(f"{path}: {error.strerror}", where="a mapped file") from None
     return opened[key]
@@ -377,7 +391,7 @@ def _first_protection(vma: Vma, holds_pages: bool) -> int:
     return _protection(vma)
 
 
-def finish(memory: Memory, seed: Seed, auxv: bytes, holding: set[int]) -> None:
+def finish(memory: Memory, seed: Seed, auxv: bytes, holding: set[int], nameless: list[int]) -> None:
     """Once the pages are there: protections, advice, locks, guards, names, and the layout."""
     program = Program()
     for vma in memory.vmas:
@@ -395,7 +409,9 @@ def finish(memory: Memory, seed: Seed, auxv: bytes, holding: set[int]) -> None:
         program.add("madvise", guard.start, guard.end - guard.start, _MADV_GUARD_INSTALL)
     seed.run(program)
     _set_names(memory, seed)
-    layout.load(memory.layout, memory.exe.path, auxv, seed)
+    exe = memory.exe
+    at = nameless[exe.unlinked] if exe.unlinked >= 0 else -1
+    layout.load(memory.layout, f"/proc/self/fd/{at}" if at >= 0 else exe.path, auxv, seed)
 
 
 def _set_names(memory: Memory, seed: Seed) -> None:

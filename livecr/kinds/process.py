@@ -39,8 +39,11 @@ if TYPE_CHECKING:
 
     from livecr.errors import Obstacle
     from livecr.image.elfcore import Core
+    from livecr.kernel.bpf import TaskState
+    from livecr.kinds import unlinked
     from livecr.kinds.ticking import Ticking
     from livecr.target import process
+    from livecr.target.engine import Borrowed
     from livecr.target.spawn import Seed
     from livecr.target.tracee import Registers, Tracee
     from livecr.waits.clocks import ProgramTime
@@ -76,13 +79,12 @@ class Process(Record):
     descriptors: list[descriptors.Descriptor]
 
 
-def obstacles(pid: int) -> list[Obstacle]:
+def obstacles(pid: int, mappings: list[procfs.Mapping]) -> list[Obstacle]:
     """Everything about a running process that could not be saved, kind by kind, but its descriptors."""
     found = sessions.obstacles(pid)
     found += settings.obstacles(pid) + cgroups.obstacles(pid) + numa.obstacles(pid)
     found += seccomp.obstacles(pid)
     found += timers.obstacles(pid)
-    mappings = procfs.mappings(pid)
     memory.look_ahead(mappings)
     return found + memory.obstacles(pid, mappings) + requests.obstacles(pid, mappings)
 
@@ -94,13 +96,16 @@ def save(
     mappings: list[procfs.Mapping],
     kept: list[inherited.Inherited],
     table: list[descriptors.Descriptor],
+    nameless: unlinked.Saver,
     ticking: Ticking,
+    seen: dict[int, TaskState],
     resume: Callable[[Registers], Registers],
 ) -> Process:
     """Describe a frozen process. ``resume``: the registers that the kernel would go on with from a stop's.
 
     ``children``: those that are frozen too; ``kept``: the memory that it shares with its parent;
-    ``ticking``: its timers and signals. Raises Refused for what cannot be saved.
+    ``nameless``: where mapped files go that no name leads to; ``ticking``: its timers and signals;
+    ``seen``: what BPF has read of its tasks, by TID, or nothing. Raises Refused for what cannot be saved.
     """
     pid = frozen.pid
     in_the_way = sessions.obstacles(pid) + timers.obstacles(pid)
@@ -110,21 +115,28 @@ def save(
     saved: list[threads.Thread] = []
     filters, chains = seccomp.save(frozen)
     guards = pages.guards(pid, mappings)
-    with Engine(frozen, resume) as engine:
+
+    def save_task(task: Tracee, mask: int, told: dict[str, str], borrowed: Borrowed | None) -> None:
+        own = credentials.save(task, told, seen.get(task.tid), borrowed)
+        if own not in known:
+            known.append(own)
+        told_of_task = (known.index(own), chains[task.tid], ticking.pending[task.tid])
+        saved.append(threads.save(task, mask, *told_of_task, seen.get(task.tid), borrowed))
+
+    with Engine(frozen, resume, mappings) as engine:
         # The leader last: it then tells what the process has as a whole.
         for task in [*frozen.tasks[1:], frozen.leader]:
+            told = procfs.status(pid, task.tid)
+            if task is not frozen.leader and task.tid in seen and not frozen.compat:
+                save_task(task, task.signal_mask(), told, None)
+                continue
             with engine.borrow(task) as borrowed:
-                told = procfs.status(pid, task.tid)
-                own = credentials.save(borrowed, told)
-                if own not in known:
-                    known.append(own)
-                told_of_task = (known.index(own), chains[task.tid], ticking.pending[task.tid])
-                saved.append(threads.save(borrowed, borrowed.mask, *told_of_task))
+                save_task(task, borrowed.mask, told, borrowed)
                 if task is frozen.leader:
                     tls.refuse_ldt(borrowed)
                     whole = {
                         "session": sessions.save(pid, told, borrowed),
-                        "memory": memory.save(frozen, mappings, guards, borrowed),
+                        "memory": memory.save(frozen, mappings, guards, nameless, borrowed),
                         "actions": signals.save_actions(borrowed, told),
                         "told_of": stops.told(children, borrowed),
                     }
@@ -168,14 +180,16 @@ def load_memory(
     objects: sysv.Objects,
     seed: Seed,
     shared: dict[int, int],
+    nameless: list[int],
     parents: memory.Memory | None,
 ) -> list[int]:
     """The address space with all its pages, still as it has to be to be inherited by children.
 
-    ``parents``: the memory that the seed was born with. Returns the digests of the core file's chunks.
+    ``nameless``: descriptors of the files in Content.unlinked; ``parents``: the memory that the seed was
+    born with. Returns the digests of the core file's chunks.
     """
     holding = pages.holding(core, record.memory)
-    memory.load(record.memory, seed, shared, holding, record.inherited, parents)
+    memory.load(record.memory, seed, shared, nameless, holding, record.inherited, parents)
     objects.attach(record.memory.vmas, seed)
     digests = pages.load(core, record.memory, seed)
     seed.drop_fetched()
@@ -183,9 +197,9 @@ def load_memory(
     return digests
 
 
-def finish_memory(record: Process, core: Core, seed: Seed) -> None:
+def finish_memory(record: Process, core: Core, nameless: list[int], seed: Seed) -> None:
     """What children do not inherit, or shall not; then what the process has as a whole."""
-    memory.finish(record.memory, seed, core.auxv, pages.holding(core, record.memory))
+    memory.finish(record.memory, seed, core.auxv, pages.holding(core, record.memory), nameless)
     aio.load(record.memory.aio, record.memory.vmas, seed)
     if "fs" not in record.place.shares:
         sessions.load_directory(record.session, seed)

@@ -1,7 +1,7 @@
 """Threads: what each task has for itself besides its registers and its wait.
 
 Registers and FPU state are in the core's notes. Relies on PTRACE_GET_RSEQ_CONFIGURATION, get_robust_list(2)
-from outside; sigaltstack(2) and PR_GET_TID_ADDRESS from inside.
+from outside; what sigaltstack(2) and PR_GET_TID_ADDRESS tell only the task itself, BPF reads.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from livecr.target.program import Program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from livecr.kernel.bpf import TaskState
     from livecr.target.engine import Borrowed
     from livecr.target.process import Process
     from livecr.target.spawn import Seed
@@ -35,6 +36,7 @@ PR_GET_TID_ADDRESS, PR_SET_NAME = 40, 15
 PR_GET_TIMERSLACK, PR_SET_TIMERSLACK = 30, 29
 _RSEQ_CS = 8  # offset of rseq_cs in struct rseq; struct rseq_cs: version and flags, start, length, abort
 SS_ONSTACK = 1  # only tells that the stack is in use
+SS_DISABLE, SS_AUTODISARM = 2, 1 << 31
 
 
 class AlternateStack(Record):
@@ -76,15 +78,28 @@ class Thread(Record):
     tls: list[bytes]
 
 
-def save(borrowed: Borrowed, mask: int, credentials: int, filters: list[int], pending: list[bytes]) -> Thread:
-    """Of one frozen task, lent out, in which the signals ``pending`` wait."""
-    task, scratch = borrowed.task, borrowed.scratch
-    program = Program()
-    program.add("sigaltstack", 0, scratch)
-    program.add("prctl", PR_GET_TID_ADDRESS, scratch + 24, 0, 0, 0)
-    program.add("prctl", PR_GET_TIMERSLACK, 0, 0, 0, 0)
-    slack = borrowed.run(program)[-1]
-    words = [int.from_bytes(task.read(scratch, 32)[8 * i : 8 * i + 8], "little") for i in range(4)]
+def save(
+    task: Tracee,
+    mask: int,
+    credentials: int,
+    filters: list[int],
+    pending: list[bytes],
+    seen: TaskState | None,
+    borrowed: Borrowed | None,
+) -> Thread:
+    """Of one frozen task, in which the signals ``pending`` wait.
+
+    ``seen``: what BPF has read of it; if None, or if it is a 32-bit task, it is ``borrowed`` and asked.
+    """
+    if seen is not None:
+        address, size, flags = seen.alternate_stack
+        alternate = AlternateStack(
+            address=address, flags=flags & SS_AUTODISARM | (0 if size else SS_DISABLE), size_bytes=size
+        )
+        slack, clear_child_tid = seen.timer_slack_ns, seen.clear_child_tid
+    else:
+        assert borrowed is not None
+        alternate, slack, clear_child_tid = _ask(borrowed)
     with open(f"/proc/{task.pid}/task/{task.tid}/comm", "rb") as file:
         name = file.read().removesuffix(b"\n").decode("utf-8", "surrogateescape")
     return Thread(
@@ -92,10 +107,10 @@ def save(borrowed: Borrowed, mask: int, credentials: int, filters: list[int], pe
         name=name.encode("utf-8", "surrogateescape").decode("latin-1"),
         signal_mask=mask,
         pending=pending,
-        alternate_stack=AlternateStack(address=words[0], flags=words[1] & 0xFFFFFFFF, size_bytes=words[2]),
-        clear_child_tid=words[3],
+        alternate_stack=alternate,
+        clear_child_tid=clear_child_tid,
         robust_list=_robust_list(task.tid),
-        compat_robust_list=_compat_robust_list(borrowed) if borrowed.registers.is_compat else 0,
+        compat_robust_list=_compat_robust_list(borrowed) if borrowed and borrowed.registers.is_compat else 0,
         tls=tls.save(task),
         rseq=_rseq(task),
         timer_slack_ns=slack,
@@ -104,6 +119,20 @@ def save(borrowed: Borrowed, mask: int, credentials: int, filters: list[int], pe
         settings=settings.save(settings.TASK, borrowed),
         filters=filters,
     )
+
+
+def _ask(borrowed: Borrowed) -> tuple[AlternateStack, int, int]:
+    """What only the task itself can ask for, but for BPF: also its timer slack and clear_child_tid."""
+    scratch = borrowed.scratch
+    program = Program()
+    program.add("sigaltstack", 0, scratch)
+    program.add("prctl", PR_GET_TID_ADDRESS, scratch + 24, 0, 0, 0)
+    program.add("prctl", PR_GET_TIMERSLACK, 0, 0, 0, 0)
+    slack = borrowed.run(program)[-1]
+    raw = borrowed.task.read(scratch, 32)
+    words = [int.from_bytes(raw[8 * i : 8 * i + 8], "little") for i in range(4)]
+    alternate = AlternateStack(address=words[0], flags=words[1] & 0xFFFFFFFF, size_bytes=words[2])
+    return alternate, slack, words[3]
 
 
 def _compat_robust_list(borrowed: Borrowed) -> int:

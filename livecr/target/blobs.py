@@ -6,10 +6,13 @@ import os
 
 __all__ = ["read"]
 
+_read: dict[str, bytes] = {}
 _DIRECTORY = os.path.join(os.path.dirname(__file__), "..", "native")
 
 
 def read(name: str) -> bytes:
     """The content of one of them."""
-    with open(os.path.join(_DIRECTORY, name), "rb") as file:
-        return file.read()
+    if name not in _read:
+        with open(os.path.join(_DIRECTORY, name), "rb") as file:
+            _read[name] = file.read()
+    return _read[name]

@@ -63,13 +63,21 @@ def free_range(taken: list[tuple[int, int]], size: int, limit: int = USER_END) -
 class Engine:
     """The engine in a frozen process. Use as a context manager: on leaving, the cave is as it was."""
 
-    def __init__(self, process: Process, resume: Callable[[Registers], Registers]) -> None:
-        """``resume``: the registers with which the kernel would go on from those of a stop."""
+    def __init__(
+        self,
+        process: Process,
+        resume: Callable[[Registers], Registers],
+        mappings: list[procfs.Mapping] | None = None,
+    ) -> None:
+        """``resume``: the registers with which the kernel would go on from those of a stop.
+
+        ``mappings``: of the process, if they are known.
+        """
         self._process = process
         self._resume = resume
         self._compat = process.compat
         self._blob = blobs.read("engine32.bin" if process.compat else "engine.bin")
-        self._mappings = procfs.mappings(process.pid, with_flags=False)
+        self._mappings = mappings or procfs.mappings(process.pid, with_flags=False)
         self._cave, self._original, is_leftover = _find_cave(process, self._mappings, self._blob)
         if is_leftover:
             self._refuse_occupied()

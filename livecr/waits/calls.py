@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from livecr.kernel.bpf import TaskIterator
+    from livecr.kernel.bpf import TaskIterator, TaskState
     from livecr.target.process import Process
     from livecr.target.program import Program
     from livecr.target.tracee import Registers, Tracee
@@ -62,6 +62,11 @@ class Calls:
     def undoes(self) -> bool | None:
         """Whether the process has used semaphores with SEM_UNDO; None where that is not known."""
         return self._evidence.undoes()
+
+    @property
+    def seen(self) -> dict[int, TaskState]:
+        """What BPF has read of each frozen task, by TID; empty without it."""
+        return self._evidence.after
 
     def since_frozen_ns(self) -> int:
         """How much time has passed since the moment that remaining times count from."""

@@ -167,6 +167,10 @@ struct sysv_sem {
     struct sem_undo_list *undo_list;
 } KERNEL;
 
+struct cred {
+    unsigned securebits;
+} KERNEL;
+
 struct task_struct {
     unsigned int __state;
     void *stack;
@@ -177,6 +181,11 @@ struct task_struct {
     u64 timer_slack_ns;
     struct restart_block restart_block;
     struct sysv_sem sysvsem;
+    struct cred *cred;
+    int *clear_child_tid;
+    unsigned long sas_ss_sp;
+    unsigned long sas_ss_size;
+    unsigned sas_ss_flags;
     struct thread_struct thread;
 } KERNEL;
 
@@ -229,7 +238,13 @@ struct task_report {
     u64 sleeper_soft; /* ns on the clock base or CPU clock; jiffies for SLEEPER_JIFFIES */
     u64 sleeper_hard;
     u32 undoes; /* whether it has used semaphores with SEM_UNDO */
-    u32 unused;
+    u32 securebits;
+    /* what prctl and sigaltstack would tell the task itself */
+    u64 timer_slack_ns;
+    u64 clear_child_tid;
+    u64 sas_ss_sp;
+    u64 sas_ss_size;
+    u64 sas_ss_flags;
 };
 
 /* -- the timer that will wake a blocked task --------------------------------------------------------------- */
@@ -412,6 +427,12 @@ int report_task(struct bpf_iter__task *ctx)
     report.switches = BPF_CORE_READ(task, nvcsw);
     report.exec_start = BPF_CORE_READ(task, se.exec_start);
     report.undoes = has_undo(task);
+    report.securebits = BPF_CORE_READ(task, cred, securebits);
+    report.timer_slack_ns = BPF_CORE_READ(task, timer_slack_ns);
+    report.clear_child_tid = (u64)BPF_CORE_READ(task, clear_child_tid);
+    report.sas_ss_sp = BPF_CORE_READ(task, sas_ss_sp);
+    report.sas_ss_size = BPF_CORE_READ(task, sas_ss_size);
+    report.sas_ss_flags = BPF_CORE_READ(task, sas_ss_flags);
     read_restart_block(task, &report);
     if (report.state && !BPF_CORE_READ(task, on_cpu))
         find_sleeper(task, &report);

@@ -20,7 +20,8 @@ WAITS = {"sleep": 3, "wait": 3, "park": 3, "poll": 3, "scheduled": 3}
 
 @pytest.mark.parametrize(
     ("collector", "fate"),
-    [("G1", fate) for fate in FATES] + [("Serial", "restored"), ("Parallel", "restored")],
+    [("G1", fate) for fate in FATES]
+    + [("Serial", "restored"), ("Parallel", "restored"), ("Z", "restored"), ("Z", "left-running-thrice")],
 )
 def test_threads_of_the_jvm(
     collector: str,
