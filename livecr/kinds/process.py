@@ -116,7 +116,7 @@ def save(
     filters, chains = seccomp.save(frozen)
     guards = pages.guards(pid, mappings)
 
-    def save_task(task: Tracee, mask: int, told: dict[str, str], borrowed: Borrowed | None) -> None:
+    def save_task(task: Tracee, mask: int, told: dict[str, str], borrowed: Borrowed) -> None:
         own = credentials.save(task, told, seen.get(task.tid), borrowed)
         if own not in known:
             known.append(own)
@@ -127,9 +127,6 @@ def save(
         # The leader last: it then tells what the process has as a whole.
         for task in [*frozen.tasks[1:], frozen.leader]:
             told = procfs.status(pid, task.tid)
-            if task is not frozen.leader and task.tid in seen and not frozen.compat:
-                save_task(task, task.signal_mask(), told, None)
-                continue
             with engine.borrow(task) as borrowed:
                 save_task(task, borrowed.mask, told, borrowed)
                 if task is frozen.leader:

@@ -85,11 +85,11 @@ def save(
     filters: list[int],
     pending: list[bytes],
     seen: TaskState | None,
-    borrowed: Borrowed | None,
+    borrowed: Borrowed,
 ) -> Thread:
     """Of one frozen task, in which the signals ``pending`` wait.
 
-    ``seen``: what BPF has read of it; if None, or if it is a 32-bit task, it is ``borrowed`` and asked.
+    ``seen``: what BPF has read of it; if None, it is asked for that too.
     """
     if seen is not None:
         address, size, flags = seen.alternate_stack
@@ -98,7 +98,6 @@ def save(
         )
         slack, clear_child_tid = seen.timer_slack_ns, seen.clear_child_tid
     else:
-        assert borrowed is not None
         alternate, slack, clear_child_tid = _ask(borrowed)
     with open(f"/proc/{task.pid}/task/{task.tid}/comm", "rb") as file:
         name = file.read().removesuffix(b"\n").decode("utf-8", "surrogateescape")
@@ -110,7 +109,7 @@ def save(
         alternate_stack=alternate,
         clear_child_tid=clear_child_tid,
         robust_list=_robust_list(task.tid),
-        compat_robust_list=_compat_robust_list(borrowed) if borrowed and borrowed.registers.is_compat else 0,
+        compat_robust_list=_compat_robust_list(borrowed) if borrowed.registers.is_compat else 0,
         tls=tls.save(task),
         rseq=_rseq(task),
         timer_slack_ns=slack,
