@@ -211,7 +211,9 @@ def test_check_lets_no_control_character_out(
     counter: Callable[..., Target], livecr: Any, tmp_path: Path
 ) -> None:
     """The same for the names of a running program."""
-    one = counter("lease", tmp_path / EVIL)
+    one = counter("file", tmp_path / EVIL)
+    (tmp_path / "another name").hardlink_to(tmp_path / EVIL)
+    (tmp_path / EVIL).unlink()
     done = livecr("check", one.pid, exit_code=3)
     assert "\x1b" not in done.stderr
     assert "\\x1b[31mred" in done.stderr
