@@ -34,7 +34,8 @@ class Mapping:
     """
 
     __slots__ = (
-        *("device", "end", "flags", "inode", "name", "offset", "path", "perms", "shares_pages", "start"),
+        *("device", "end", "flags", "inode", "name", "offset", "path", "perms", "protection_key"),
+        *("shares_pages", "start"),
     )
 
     def __init__(
@@ -49,6 +50,7 @@ class Mapping:
         self.path = path
         self.flags: list[str] = []
         self.shares_pages = False
+        self.protection_key = 0
         self.name = path[6:-1] if path.startswith("[anon:") else ""
 
     @property
@@ -158,6 +160,9 @@ def mappings(pid: int, *, with_flags: bool = True) -> list[Mapping]:
         if first == "V":
             if line.startswith("VmFlags:"):
                 found[-1].flags = line[8:].split()
+        elif first == "P":
+            if line.startswith("ProtectionKey:"):
+                found[-1].protection_key = int(line[14:])
         elif first == "S":
             if (
                 line.startswith(_SHARED_LINES)

@@ -19,6 +19,7 @@ from livecr.kinds import (
     memory,
     numa,
     pages,
+    pkeys,
     requests,
     scheduling,
     seccomp,
@@ -69,6 +70,8 @@ class Process(Record):
     cgroups: list[cgroups.Membership]
     memory: memory.Memory
     inherited: list[inherited.Inherited]
+    protection_keys: list[int]
+    mapped_keys: list[list[int]]
     threads: list[threads.Thread]  # the leader first
     actions: list[signals.Action]
     pending: list[bytes]
@@ -135,12 +138,14 @@ def save(
                         "session": sessions.save(pid, told, borrowed),
                         "memory": memory.save(frozen, mappings, guards, nameless, borrowed),
                         "actions": signals.save_actions(borrowed, told),
+                        "protection_keys": pkeys.save(borrowed),
                         "told_of": stops.told(children, borrowed),
                     }
     return Process(
         place=place,
         stopped_by=frozen.stop_signal,
         inherited=kept,
+        mapped_keys=pkeys.save_mapped(mappings),
         threads=[saved[-1], *saved[:-1]],
         pending=ticking.pending[signals.SHARED],
         interval_timers=ticking.interval,
@@ -197,6 +202,7 @@ def load_memory(
 def finish_memory(record: Process, core: Core, nameless: list[int], seed: Seed) -> None:
     """What children do not inherit, or shall not; then what the process has as a whole."""
     memory.finish(record.memory, seed, core.auxv, pages.holding(core, record.memory), nameless)
+    pkeys.load(record.protection_keys, record.mapped_keys, record.memory, seed)
     aio.load(record.memory.aio, record.memory.vmas, seed)
     if "fs" not in record.place.shares:
         sessions.load_directory(record.session, seed)
