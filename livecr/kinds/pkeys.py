@@ -25,10 +25,12 @@ _ENOMEM = -12
 _BITS = (("r", 1), ("w", 2), ("x", 4))
 
 
-def save(borrowed: Borrowed) -> list[int]:
-    """The keys that are allocated."""
+def save(borrowed: Borrowed, mappings: list[Mapping], *, confined: bool) -> list[int]:
+    """The keys that are allocated; those in use if the process has filters, which may forbid to ask."""
     if borrowed.registers.is_compat:
         return []  # 32-bit programs have no such call
+    if confined:
+        return sorted({m.protection_key for m in mappings} - {0})
     program = Program()
     for key in _KEYS:
         program.add("pkey_mprotect", _NOWHERE, _PAGE, 0, key, must=False)

@@ -138,7 +138,7 @@ def save(
                         "session": sessions.save(pid, told, borrowed),
                         "memory": memory.save(frozen, mappings, guards, nameless, borrowed),
                         "actions": signals.save_actions(borrowed, told),
-                        "protection_keys": pkeys.save(borrowed),
+                        "protection_keys": pkeys.save(borrowed, mappings, confined=bool(filters)),
                         "told_of": stops.told(children, borrowed),
                     }
     return Process(

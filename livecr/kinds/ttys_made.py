@@ -212,7 +212,7 @@ def _open_master(number: int, path: str, flags: int) -> int:
     chosen = 0
     try:
         while True:
-            made.append(open_as_before(path, flags | os.O_NOCTTY | os.O_CLOEXEC))
+            made.append(open_as_before(os.path.realpath(path), flags | os.O_NOCTTY | os.O_CLOEXEC))
             got = int.from_bytes(pty.ask(made[-1], pty.TIOCGPTN, 4), "little")
             if got >= number:
                 chosen = len(made) - 1 if got == number else 0
