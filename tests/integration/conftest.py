@@ -226,6 +226,22 @@ def _in_session(sid: int) -> list[int]:
     return found
 
 
+def is_as_it_was(one: Target, fate: str, place: Path, livecr: Callable[..., object]) -> None:
+    """Let a program that checks itself on SIGUSR1 meet its fate, and find everything as it was.
+
+    ``fate``: left-running, restored or restored-twice; images are written to ``place``.
+    """
+    one.until_printed("ready")
+    if fate == "left-running":
+        livecr("checkpoint", one.pid, "-o", place / "image", "--leave-running")
+    for number in range({"restored": 1, "restored-twice": 2}.get(fate, 0)):
+        livecr("checkpoint", one.pid, "-o", place / f"image{number}")
+        one.killed()
+        one.restore(place / f"image{number}")
+    one.signal(signal.SIGUSR1)
+    assert (one.wait(), one.output()) == (0, "ready\nok\n")
+
+
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[Callable[..., Target]]:
     """Start programs: ``target(["sleep", "60"])``."""

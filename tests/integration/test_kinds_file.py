@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.conftest import until
+from tests.integration.conftest import is_as_it_was, until
 
 HOLDS = """
 import os, sys, time
@@ -46,15 +45,7 @@ def test_files_are_as_they_were(
 ) -> None:
     """It would notice a nameless file that cannot be named, a signal to nobody, a child that is another."""
     one = target([program("kind_file"), tmp_path])
-    one.until_printed("ready")
-    if fate == "left-running":
-        livecr("checkpoint", one.pid, "-o", place / "image", "--leave-running")
-    for number in range({"restored": 1, "restored-twice": 2}.get(fate, 0)):
-        livecr("checkpoint", one.pid, "-o", place / f"image{number}")
-        one.killed()
-        one.restore(place / f"image{number}")
-    one.signal(signal.SIGUSR1)
-    assert (one.wait(), one.output()) == (0, "ready\nok\n")
+    is_as_it_was(one, fate, place, livecr)
 
 
 @pytest.mark.parametrize(

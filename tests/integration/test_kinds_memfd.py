@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.conftest import is_as_it_was
 
 
 @pytest.mark.parametrize("fate", ["left-running", "restored"])
 def test_memfds_are_as_they_were(
-    fate: str, program: Callable[[str], Path], target: Callable[..., Any], livecr: Any, image: Path
+    fate: str, program: Callable[[str], Path], target: Callable[..., Any], livecr: Any, place: Path
 ) -> None:
     """It would notice a lost byte, a filled hole, a missing seal, or two files that were one."""
     one = target([program("kind_memfd")])
-    one.until_printed("ready")
-    if fate == "restored":
-        livecr("checkpoint", one.pid, "-o", image)
-        one.killed()
-        one.restore(image)
-    else:
-        livecr("checkpoint", one.pid, "-o", image, "--leave-running")
-    one.signal(signal.SIGUSR1)
-    assert (one.wait(), one.output()) == (0, "ready\nok\n")
+    is_as_it_was(one, fate, place, livecr)
 
 
 def test_a_shared_memfd_names_who_else_has_it(

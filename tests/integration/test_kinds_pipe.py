@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.conftest import is_as_it_was
 
 
 @pytest.mark.parametrize("fate", ["left-running", "restored", "restored-twice"])
@@ -22,15 +22,7 @@ def test_pipes_are_as_they_were(
 ) -> None:
     """It would notice packets that have run together, a FIFO that has its name again, a flag too many."""
     one = target([program("kind_pipe"), tmp_path])
-    one.until_printed("ready")
-    if fate == "left-running":
-        livecr("checkpoint", one.pid, "-o", place / "image", "--leave-running")
-    for number in range({"restored": 1, "restored-twice": 2}.get(fate, 0)):
-        livecr("checkpoint", one.pid, "-o", place / f"image{number}")
-        one.killed()
-        one.restore(place / f"image{number}")
-    one.signal(signal.SIGUSR1)
-    assert (one.wait(), one.output()) == (0, "ready\nok\n")
+    is_as_it_was(one, fate, place, livecr)
 
 
 def test_what_is_refused(

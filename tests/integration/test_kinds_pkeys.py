@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.conftest import is_as_it_was
 
 
 @pytest.mark.parametrize("fate", ["left-running", "restored"])
@@ -18,10 +18,4 @@ def test_keys_are_as_they_were(
     if " pku" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this CPU has no memory protection keys")
     one = target([program("kind_pkeys")])
-    one.until_printed("ready")
-    livecr("checkpoint", one.pid, "-o", place / "image", *["--leave-running"] * (fate == "left-running"))
-    if fate == "restored":
-        one.killed()
-        one.restore(place / "image")
-    one.signal(signal.SIGUSR1)
-    assert (one.wait(), one.output()) == (0, "ready\nok\n")
+    is_as_it_was(one, fate, place, livecr)

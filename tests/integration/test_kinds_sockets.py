@@ -8,23 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.conftest import is_as_it_was
 
 
 @pytest.mark.parametrize("fate", ["left-running", "restored"])
 def test_sockets_are_as_they_were(
-    fate: str, program: Callable[[str], Path], target: Callable[..., Any], livecr: Any, image: Path
+    fate: str, program: Callable[[str], Path], target: Callable[..., Any], livecr: Any, place: Path
 ) -> None:
     """It would notice another port, a missing group, a filter that lets all through, a lost message."""
     one = target([program("kind_sockets")])
-    one.until_printed("ready")
-    if fate == "restored":
-        livecr("checkpoint", one.pid, "-o", image)
-        one.killed()
-        one.restore(image)
-    else:
-        livecr("checkpoint", one.pid, "-o", image, "--leave-running")
-    one.signal(signal.SIGUSR1)
-    assert (one.wait(), one.output()) == (0, "ready\nok\n")
+    is_as_it_was(one, fate, place, livecr)
 
 
 @pytest.mark.parametrize(
