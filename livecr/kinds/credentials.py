@@ -58,13 +58,10 @@ def _told(told: dict[str, str], securebits: int) -> Credentials:
     )
 
 
-def save(
-    task: Tracee, told: dict[str, str], seen: TaskState | None, borrowed: Borrowed | None
-) -> Credentials:
+def save(told: dict[str, str], seen: TaskState | None, borrowed: Borrowed) -> Credentials:
     """Of one task; ``told``: the lines of its status file. ``seen``, or if None ``borrowed``, is asked."""
     if seen is not None:
         return _told(told, seen.securebits)
-    assert borrowed is not None
     program = Program()
     program.add("prctl", PR_GET_SECUREBITS, 0, 0, 0, 0)
     (securebits,) = borrowed.run(program)

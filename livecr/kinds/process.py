@@ -120,7 +120,7 @@ def save(
     guards = pages.guards(pid, mappings)
 
     def save_task(task: Tracee, mask: int, told: dict[str, str], borrowed: Borrowed) -> None:
-        own = credentials.save(task, told, seen.get(task.tid), borrowed)
+        own = credentials.save(told, seen.get(task.tid), borrowed)
         if own not in known:
             known.append(own)
         told_of_task = (known.index(own), chains[task.tid], ticking.pending[task.tid])
