@@ -29,7 +29,7 @@ TREES = ["sessions", "stopped", "zombies", "sharing"]
 #: Where an error is no reason to give up: what it was, and the file of livecr that knows another way.
 ANOTHER_WAY = {
     ("os.open", "kernel/reopen.py"),  # then by another path
-    ("lcr_syscall 252", "kinds/threads.py"),  # ioprio_get: then it is set
+    ("lcr_syscall 252", "kinds/scheduling.py"),  # ioprio_get: then it is set
     (
         "open",
         "kinds/huge_pages.py",
@@ -76,7 +76,6 @@ def restores(one: Any, image: Path) -> None:
     assert (one.wait(60), one.output()) == (0, "ready\nok\n")
 
 
-@pytest.mark.skipif("LIVECR_CONTAINER" in os.environ, reason="fails in a container, not yet understood")
 @pytest.mark.time_limit(900)
 @pytest.mark.parametrize("how", ["fails", "killed", "ends"])
 def test_any_step_may_go_wrong(how: str, frozen: Callable[[str], tuple[Any, Path]], place: Path) -> None:
