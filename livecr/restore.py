@@ -320,7 +320,7 @@ class _Building:
         task.set_signal_mask(thread.signal_mask)
         if wait is not None:
             masks.settle(task, wait)
-            written.catch_up(task, wait, self._now.elapsed_ns())
+            written.catch_up(task, wait, self._now.elapsed_ns)
             self._reentries[pid].refresh(thread.tid, self._left_ns(thread.tid))
         task.detach()
 

@@ -87,9 +87,8 @@ class Calls:
         wait = self.waits.get(task.tid)
         if wait is not None:
             masks.settle(task, wait)
-            elapsed_ns = self._evidence.since_frozen_ns()
-            written.catch_up(task, wait, elapsed_ns)
-            self._reentry.refresh(task.tid, max(0, (wait.remaining_ns or 0) - elapsed_ns))
+            written.catch_up(task, wait, self.since_frozen_ns)
+            self._reentry.refresh(task.tid, max(0, (wait.remaining_ns or 0) - self.since_frozen_ns()))
 
     def put_back(self) -> None:
         """Once the process has been let go: what the freeze has made the kernel write into its memory."""

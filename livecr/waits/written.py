@@ -151,8 +151,11 @@ def _is_in(registers: Registers, wait: Wait) -> bool:
     )
 
 
-def catch_up(task: Tracee, wait: Wait, elapsed_ns: int) -> None:
-    """Take the time since the freeze off a timeout that the call is about to be made with again."""
+def catch_up(task: Tracee, wait: Wait, elapsed_ns: Callable[[], int]) -> None:
+    """Take the time since the freeze off a timeout that the call is about to be made with again.
+
+    It is asked for last of all: what goes by after that makes the wait longer.
+    """
     if wait.how != "redo" or wait.remaining_ns is None:
         return
     call = abi.of(wait.abi).find(wait.call, wait.arguments)
@@ -160,5 +163,6 @@ def catch_up(task: Tracee, wait: Wait, elapsed_ns: int) -> None:
     if call is None or call.timeout is None or unit_ns is None:
         return
     # Rounded up: a wait may end late by less than its unit, never early.
-    units = -(-max(0, wait.remaining_ns - elapsed_ns) // unit_ns)
-    task.write(wait.arguments[call.timeout], call.timespec.pack(*divmod(units, _NS // unit_ns)))
+    address, pack = wait.arguments[call.timeout], call.timespec.pack
+    units = -(-max(0, wait.remaining_ns - elapsed_ns()) // unit_ns)
+    task.write(address, pack(*divmod(units, _NS // unit_ns)))
