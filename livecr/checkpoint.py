@@ -120,8 +120,12 @@ def _checkpoint(
             interruption.check()
             tree.confirm(frozen)
             if not leave_running:
+                new.sync()
+                new.verify()
+                _add_signals(frozen, content)
                 new.commit(content)
-                integrity.verify(new.path, new.files)
+                if _add_signals(frozen, content):  # while the manifest was forced to disk
+                    new.describe(content)
         except BaseException as error:
             _give_up(frozen, calls, error)
             raise
@@ -158,6 +162,13 @@ def _give_up(frozen: Tree, calls: dict[int, Calls], error: BaseException) -> Non
             raise Failed("it was ended during its checkpoint", where=gone.where) from error
     else:
         let_go(frozen, calls)
+
+
+def _add_signals(frozen: Tree, content: Content) -> bool:
+    """Those that have come since they were saved, which would die with the program; whether there are any."""
+    records = {record.place.pid: record for record in content.processes}
+    added = [ticking.add(process_, records[process_.pid]) for process_ in frozen.processes]
+    return any(added)
 
 
 def default_name(pid: int) -> str:

@@ -130,16 +130,34 @@ class NewImage:
         finally:
             os.close(fd)
 
-    def commit(self, content: Any) -> None:
-        """Write the manifest, force all to disk and give the image its name. Raises Failed, Refused."""
+    def sync(self) -> None:
+        """Force all that has been stored to disk. Raises Failed."""
         try:
-            for record in self.files:
-                self._sync(record.name)
-            manifest.write(self._directory, content, self.files)
-            self._sync(_FILES)
-            os.fsync(self._directory)
+            for name in [*(record.name for record in self.files), _FILES]:
+                self._sync(name)
         except OSError as error:
             raise self._failed(error.errno or 0, "") from None
+
+    def verify(self) -> None:
+        """Read all back that has been stored. Raises Failed."""
+        try:
+            verify(self._partial, self.files)
+        except BadImage as bad:
+            what = f"what was written reads back otherwise: {bad.what}"
+            raise Failed(what, where=self.path, way_out="see whether the disk is sound") from None
+
+    def describe(self, content: Any) -> None:
+        """Write the manifest; of an image that is there already, another in its place. Raises Failed."""
+        try:
+            manifest.write(self._directory, content, self.files)
+        except OSError as error:
+            self._committed = False  # it would lack something
+            raise self._failed(error.errno or 0, manifest.NAME) from None
+
+    def commit(self, content: Any) -> None:
+        """Write the manifest, force all to disk and give the image its name. Raises Failed, Refused."""
+        self.sync()
+        self.describe(content)
         source, target = (
             ffi.new("char[]", os.fsencode(self._partial)),
             ffi.new("char[]", os.fsencode(self.path)),

@@ -38,6 +38,7 @@ __all__ = ["FORMAT", "NAME", "VERSION", "FileRecord", "encode", "read", "write"]
 FORMAT = "livecr"
 VERSION = 1
 NAME = "manifest.json"
+_WRITTEN = "manifest.json.new"
 LIVECR_VERSION = "0.1.0"
 _BYTES_MAX = 1 << 30
 
@@ -73,9 +74,10 @@ def encode(content: Any, files: Sequence[FileRecord]) -> bytes:
 
 
 def write(directory_fd: int, content: Any, files: Sequence[FileRecord]) -> None:
-    """Make manifest.json in an image's directory and force it to disk. Raises OSError, Failed."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(NAME, flags, 0o600, dir_fd=directory_fd)
+    """Make manifest.json in an image's directory, and force it to disk: this one, or the one that was there
+    before. Raises OSError, Failed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(_WRITTEN, flags, 0o600, dir_fd=directory_fd)
     try:
         rest = memoryview(encode(content, files))
         while rest:
@@ -83,6 +85,8 @@ def write(directory_fd: int, content: Any, files: Sequence[FileRecord]) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+    os.rename(_WRITTEN, NAME, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+    os.fsync(directory_fd)
 
 
 def read(path: str, content: type[T]) -> Manifest[T]:

@@ -1,7 +1,8 @@
 """What goes on while a process is frozen: its wall-clock timers, and the signals that they send.
 
 Both are saved as they were at the freeze, from where the program's clocks go on: what a timer has sent since,
-it will send again. Called by checkpoint, of all processes before anything that takes long.
+it will send again. Called by checkpoint, of all processes before anything that takes long. What others send
+while that goes on is added last, if the program is to be ended.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from livecr.kinds import process
     from livecr.target.process import Process
     from livecr.target.tracee import Registers
 
-__all__ = ["Ticking", "save"]
+__all__ = ["Ticking", "add", "save"]
 
 _TRIES = 4
 
@@ -59,6 +61,18 @@ def save(
     for queue in told.pending.values():
         queue[:] = [info for info in queue if timers.source(info) not in fired]
     return told
+
+
+def add(frozen: Process, record: process.Process) -> bool:
+    """The signals that have come since ``record`` was made are added to it; whether there are any."""
+    recorded = {thread.tid: thread.pending for thread in record.threads} | {signals.SHARED: record.pending}
+    changed = False
+    for tid, queue in signals.save_queues(frozen).items():
+        known = recorded[tid]
+        wanted = [info for info in queue if info in known or not timers.is_sender(info)]
+        changed |= wanted != known
+        known[:] = wanted
+    return changed
 
 
 def _sources(queues: Queues) -> set[int]:

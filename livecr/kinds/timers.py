@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("IntervalTimer", "PosixTimer"),
-    *("load", "obstacles", "save_interval", "save_posix", "source", "start_cpu_time"),
+    *("is_sender", "load", "obstacles", "save_interval", "save_posix", "source", "start_cpu_time"),
 ]
 
 _ITIMERS, _REAL = 3, 0  # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
@@ -39,6 +39,7 @@ _SIGEVENT_BYTES = 64
 TIMER_ABSTIME = 1
 _SIGSET_BYTES = 8
 SIGALRM, SI_TIMER, SI_KERNEL = 14, -2, 0x80
+_ITIMER_SIGNALS = (SIGALRM, 26, 27)  # SIGVTALRM, SIGPROF
 _SI_CODE, _SI_TIMERID = 8, 16  # where in siginfo
 REAL_TIMER = -1  # no POSIX timer has this id
 _ALARM = b"".join(word.to_bytes(4, "little") for word in (SIGALRM, 0, SI_KERNEL)).ljust(128, b"\0")
@@ -98,6 +99,12 @@ def source(info: bytes) -> int | None:
     if code == SI_TIMER:
         return timer
     return REAL_TIMER if (number, code) == (SIGALRM, SI_KERNEL) else None
+
+
+def is_sender(info: bytes) -> bool:
+    """Whether a signal comes from any timer of the process, those that count CPU time too."""
+    number, code = (int.from_bytes(info[at : at + 4], "little", signed=True) for at in (0, _SI_CODE))
+    return code == SI_TIMER or (code == SI_KERNEL and number in _ITIMER_SIGNALS)
 
 
 def save_interval(

@@ -1,8 +1,7 @@
 """All processes that a restore has made, so that nothing is left of them when it fails.
 
 Meanwhile livecr takes in their orphans (PR_SET_CHILD_SUBREAPER), to be able to wait for each of them. A tree
-is let go one process after the other; for that moment a guard, a process of its own, sees to it that all end
-if livecr does (native/ext/guard.c).
+is let go one process after the other; for that moment a guard sees to it that all end if livecr does.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import time
 from livecr._native import ffi, lib
 from livecr.errors import Failed
 from livecr.kernel import procfs
+from livecr.target.guard import Guard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ class Kin:
     def __init__(self) -> None:
         self.processes: list[Process] = []
         self._ended: list[Process] = []
-        self._guard = 0
-        self._guard_pipe = -1
+        self._guard: Guard | None = None
         before = ffi.new("int *")
         _prctl(PR_GET_CHILD_SUBREAPER, int(ffi.cast("uintptr_t", before)))
         self._before = int(before[0])
@@ -60,12 +59,7 @@ class Kin:
         """From now on all end if livecr does, also those that are not traced any more. Raises Failed."""
         if len(self.processes) < 2:
             return  # of one process no part can be left: a traced thread takes all with it
-        pidfds = ffi.new("int[]", [process.pidfd for process in self.processes])
-        pipe = ffi.new("int *")
-        self._guard = lib.lcr_guard(pidfds, len(pidfds), pipe)
-        if self._guard < 0:
-            raise Failed(f"making a guard: {os.strerror(-self._guard)}", where="the half-built program")
-        self._guard_pipe = pipe[0]
+        self._guard = Guard([process.pidfd for process in self.processes])
 
     def release(self) -> None:
         """They are complete: from now on their orphans are init's."""
@@ -82,9 +76,9 @@ class Kin:
 
     def are_free(self) -> None:
         """All have been let go, and live on without livecr; or all are gone."""
-        if self._guard_pipe >= 0:
-            lib.lcr_dismiss_guard(self._guard, self._guard_pipe)
-            self._guard_pipe = -1
+        if self._guard:
+            self._guard.dismiss()
+            self._guard = None
         for process in [*self.processes, *self._ended]:
             if process.pidfd >= 0:
                 os.close(process.pidfd)

@@ -7,10 +7,12 @@ that is new, none is missing. Relies on /proc/PID/task/TID/children. Called by c
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
-from livecr.errors import Refused
+from livecr.errors import Failed, Refused
 from livecr.kernel import procfs
 from livecr.target import freeze as one
+from livecr.target.guard import Guard
 from livecr.target.process import Process, Tree
 
 TYPE_CHECKING = False
@@ -114,9 +116,15 @@ def confirm(tree: Tree) -> None:
 def end(tree: Tree) -> None:
     """Kill all and wait until they have ended. The parent of the root still gets its status.
 
-    All are killed before any is waited for: should livecr die in between, half a tree would run on.
+    Should livecr die when it has killed the first, its guard ends the others: half a tree must not run on.
     """
+    guard = None
+    if len(tree.processes) > 1:
+        with suppress(Failed):  # the kernel has no room for one more process: then it has to be quick
+            guard = Guard([process.pidfd for process in tree.processes])
     for process in tree.processes:
         one.kill(process)
+    if guard:
+        guard.dismiss()
     for process in reversed(tree.processes):
         one.end(process)

@@ -15,6 +15,7 @@ import shutil
 import signal
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -271,6 +272,44 @@ def test_signals_during_checkpoints(story: Callable[..., Story], images: Path, c
         assert livecr.wait() == 0, said(images / "image").read_text()
         one.is_unharmed()
         remains(images)
+    one.finish()
+
+
+SENDS_BETWEEN_STEPS = """
+import ctypes, sys
+import livecr
+from livecr.image.integrity import NewImage
+
+pid, image, signal = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+sent = 0
+
+def send_after(step):
+    real = getattr(NewImage, step)
+    def stand_in(*args, **named):
+        global sent
+        result = real(*args, **named)
+        assert ctypes.CDLL(None).sigqueue(pid, signal, ctypes.c_void_p(sent)) == 0
+        sent += 1
+        return result
+    setattr(NewImage, step, stand_in)
+
+for step in ("store_core", "verify", "commit"):
+    send_after(step)
+livecr.checkpoint(pid, image)
+print(sent)
+"""
+
+
+def test_signals_before_it_is_ended(story: Callable[..., Story], images: Path, livecr: Any) -> None:
+    """Sent while its memory is copied, or when its image is there already: it would miss what was sent."""
+    one = story()
+    image = images / "signals"
+    driver = [sys.executable, "-c", SENDS_BETWEEN_STEPS, str(one.pid), str(image), str(int(REALTIME))]
+    one.sent = int(subprocess.run(driver, check=True, capture_output=True, text=True).stdout)
+    assert one.sent == 3
+    one.process.killed()
+    one.process.restore(image)
+    one.is_unharmed()
     one.finish()
 
 

@@ -188,6 +188,39 @@ def test_livecr_is_killed_at_any_instant(frozen: Callable[[str], tuple[Any, Path
     restores(one, image)
 
 
+DIES_AS_IT_ENDS_THEM = """
+import os, signal, sys
+import livecr
+from livecr.target import freeze
+
+def kill(process):
+    real(process)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+real, freeze.kill = freeze.kill, kill
+livecr.checkpoint(int(sys.argv[1]), sys.argv[2])
+"""
+
+
+def test_livecr_is_killed_as_it_ends_the_program(
+    program: Callable[[str], Path], target: Callable[..., Any], place: Path
+) -> None:
+    """When one process of it is dead already, the image is complete: none of the others runs on."""
+    one = target([program("tree"), "sessions"])
+    one.until_printed("ready")
+    driver = [sys.executable, "-c", DIES_AS_IT_ENDS_THEM, str(one.pid), str(place / "image")]
+    assert subprocess.run(driver).returncode == -signal.SIGKILL
+    one.killed()
+    pids = in_image(place / "image")
+    assert len(pids) > 2
+    try:
+        until(lambda: not [pid for pid in pids if is_of_tree(pid)], "all have ended")
+    finally:
+        for pid in filter(is_of_tree, pids):
+            os.kill(pid, signal.SIGKILL)
+    restores(one, place / "image")
+
+
 def is_of_tree(pid: int) -> bool:
     """Whether it runs, and is not another's process that has got the number."""
     try:

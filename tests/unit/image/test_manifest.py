@@ -86,15 +86,22 @@ def test_any_json_reader_reads_it() -> None:
     assert told["content"]["open_files"]["4"] == {"type": "null"}
 
 
-def test_write_makes_a_new_file_and_never_replaces_one(tmp_path: Path) -> None:
+def test_another_takes_its_place_as_a_whole(tmp_path: Path) -> None:
+    """And one that cannot be written leaves the first as it is."""
+    other = Content(pid=8, name="other", masks=[], open_files={})
     directory = os.open(tmp_path, os.O_RDONLY)
     try:
         manifest.write(directory, SAMPLE, FILES)
-        with pytest.raises(FileExistsError):
-            manifest.write(directory, SAMPLE, FILES)
+        os.mkdir(tmp_path / "manifest.json.new")
+        with pytest.raises(IsADirectoryError):
+            manifest.write(directory, other, FILES)
+        assert manifest.read(str(tmp_path), Content).content == SAMPLE
+        os.rmdir(tmp_path / "manifest.json.new")
+        manifest.write(directory, other, FILES)
     finally:
         os.close(directory)
-    assert manifest.read(str(tmp_path), Content).content == SAMPLE
+    assert manifest.read(str(tmp_path), Content).content == other
+    assert os.listdir(tmp_path) == [manifest.NAME]
 
 
 WRITING_ONLY = """
