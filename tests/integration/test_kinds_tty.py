@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.conftest import until
+from tests.integration.conftest import is_as_it_was, until
 
 
 @pytest.mark.parametrize("fate", ["left-running", "restored", "restored-twice"])
@@ -20,16 +20,7 @@ def test_terminals_are_as_they_were(
     fate: str, program: Callable[[str], Path], target: Callable[..., Any], livecr: Any, place: Path
 ) -> None:
     """It would notice a lost byte in either direction, a changed setting, a session without its terminal."""
-    one = target([program("kind_tty")])
-    one.until_printed("ready")
-    if fate == "left-running":
-        livecr("checkpoint", one.pid, "-o", place / "image", "--leave-running")
-    for number in range({"restored": 1, "restored-twice": 2}.get(fate, 0)):
-        livecr("checkpoint", one.pid, "-o", place / f"image{number}")
-        one.killed()
-        one.restore(place / f"image{number}")
-    one.signal(signal.SIGUSR1)
-    assert (one.wait(), one.output()) == (0, "ready\nok\n")
+    is_as_it_was(target([program("kind_tty")]), fate, place, livecr)
 
 
 def test_a_number_that_is_taken(
