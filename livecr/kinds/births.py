@@ -116,6 +116,8 @@ def left_behind(places: list[Place]) -> list[int]:
     """Sessions and groups whose leader has ended, and to which nobody else belongs: the tree brings them."""
     own = {place.pid for place in places}
     numbers = {n for place in places for n in (place.sid, place.pgid)} - own
+    # Nobody gets the number of a session or group that there is, so who has it leads it.
+    numbers = {n for n in numbers if not os.path.exists(f"/proc/{n}")}
     for name in os.listdir("/proc") if numbers else ():
         if name.isdigit() and int(name) not in own:
             try:
