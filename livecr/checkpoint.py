@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from livecr import check
 from livecr.content import Content, Waiting
@@ -18,6 +18,7 @@ from livecr.image import elfcore, integrity
 from livecr.interruption import Postponed
 from livecr.kernel import bpf, clock, procfs
 from livecr.kernel.pidfd import duplicate
+from livecr.kernel.prompt import ordinary, undelayed
 from livecr.kinds import (
     births,
     descriptors,
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from livecr.target.tracee import Registers, Tracee
 
 __all__ = ["Checkpoint", "checkpoint"]
+
+_LARGE_BYTES = 64 << 20  # some ten milliseconds
 
 
 class Checkpoint:
@@ -94,51 +97,72 @@ def _checkpoint(
     with integrity.new_image(image or default_name(pid)) as new:
         iterator = _task_iterator()
         evidence = _look_ahead(tree.members(pid), iterator)
-        try:
-            frozen = tree.freeze(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            raise Refused("the process ended before it could be frozen", where=f"process {pid}") from None
-        began_ns = time.monotonic_ns()
-        calls: dict[int, Calls] = {}
-        try:
-            queues = {one.pid: signals.save_queues(one) for one in frozen.processes}
-            now_ns = moment()
-            for process_ in frozen.processes:
-                settings.refuse_dispatch(process_)
-                seccomp.suspend(process_)
-            for process_ in frozen.processes:
-                threads.leave_critical_sections(process_)
-                seen = evidence.get(process_.pid) or Evidence(process_.pid, iterator)
-                seen.together = {*frozen.pids, *frozen.ended}
-                calls[process_.pid] = Calls(process_, seen, now_ns)
-                calls[process_.pid].enter_again()
-            ticks = {
-                one.pid: ticking.save(one, queues[one.pid], calls[one.pid].since_frozen_ns, as_kernel_resumes)
-                for one in frozen.processes
-            }
-            content = save(frozen, calls, ticks, _instant(evidence[pid]), unix_peer, new)
-            interruption.check()
-            tree.confirm(frozen)
-            if not leave_running:
-                new.sync()
-                new.verify()
-                _add_signals(frozen, content)
-                new.commit(content)
-                if _add_signals(frozen, content):  # while the manifest was forced to disk
-                    new.describe(content)
-        except BaseException as error:
-            _give_up(frozen, calls, error)
-            raise
-        frozen_ns = time.monotonic_ns() - began_ns
-        if leave_running:
-            let_go(frozen, calls)
+        with undelayed():
+            frozen = _freeze(pid)
+            began_ns = time.monotonic_ns()
+            calls: dict[int, Calls] = {}
+            try:
+                ticks = _enter_calls_again(frozen, calls, evidence, iterator)
+                content = save(frozen, calls, ticks, _instant(evidence[pid]), unix_peer, new)
+                interruption.check()
+                tree.confirm(frozen)
+                if not leave_running:
+                    with ordinary():
+                        _finish(new, content, frozen)
+            except BaseException as error:
+                _give_up(frozen, calls, error)
+                raise
+            if leave_running:
+                let_go(frozen, calls)
+            else:
+                tree.end(frozen)
             frozen_ns = time.monotonic_ns() - began_ns
+        if leave_running:
             interruption.check()
             new.commit(content)
-        else:
-            tree.end(frozen)
         size = sum(record.size_bytes for record in new.files)
         return Checkpoint(pid, new.path, {w.tid: w.wait for w in content.waits}, frozen_ns, size)
+
+
+def _freeze(pid: int) -> Tree:
+    try:
+        return tree.freeze(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        raise Refused("the process ended before it could be frozen", where=f"process {pid}") from None
+
+
+def _enter_calls_again(
+    frozen: Tree, calls: dict[int, Calls], evidence: dict[int, Evidence], iterator: bpf.TaskIterator | None
+) -> dict[int, Ticking]:
+    """Find out what each task waits in, first of all; from then on a livecr that is killed does no harm.
+
+    Fills ``calls``. Returns what goes on by the clock meanwhile.
+    """
+    queues = {one.pid: signals.save_queues(one) for one in frozen.processes}
+    now_ns = moment()
+    for process_ in frozen.processes:
+        settings.refuse_dispatch(process_)
+        seccomp.suspend(process_)
+    for process_ in frozen.processes:
+        threads.leave_critical_sections(process_)
+        seen = evidence.get(process_.pid) or Evidence(process_.pid, iterator)
+        seen.together = {*frozen.pids, *frozen.ended}
+        calls[process_.pid] = Calls(process_, seen, now_ns)
+        calls[process_.pid].enter_again()
+    return {
+        one.pid: ticking.save(one, queues[one.pid], calls[one.pid].since_frozen_ns, as_kernel_resumes)
+        for one in frozen.processes
+    }
+
+
+def _finish(new: NewImage, content: Content, frozen: Tree) -> None:
+    """The image of a program that is to be ended: on disk, read back, and with the last signals."""
+    new.sync()
+    new.verify()
+    _add_signals(frozen, content)
+    new.commit(content)
+    if _add_signals(frozen, content):  # while the manifest was forced to disk
+        new.describe(content)
 
 
 def _look_ahead(pids: list[int], iterator: bpf.TaskIterator | None) -> dict[int, Evidence]:
@@ -292,4 +316,5 @@ def _store_core(
     )
     layout = elfcore.layout(about, notes, process.core_mappings(mappings), runs.native, runs.count)
     gently = any(m.shares_pages and not m.shared for m in mappings)
-    new.store_core(pid, layout, workers=len(os.sched_getaffinity(0)), gently=gently)
+    with ordinary() if layout.size > _LARGE_BYTES else nullcontext():
+        new.store_core(pid, layout, workers=len(os.sched_getaffinity(0)), gently=gently)

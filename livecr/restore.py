@@ -17,6 +17,7 @@ from livecr.image import integrity, manifest
 from livecr.image.elfcore import Core
 from livecr.kernel import machine
 from livecr.kernel.bpf import switched_off
+from livecr.kernel.prompt import undelayed
 from livecr.kinds import (
     births,
     descriptors,
@@ -305,14 +306,15 @@ class _Building:
         program."""
         self._kin.release()
         running = False
-        for pid, record in reversed(self._records.items()):
-            for thread in reversed(record.threads):  # a leader's end is reported last
-                try:
-                    self._let_go(pid, thread)
-                except Failed:
-                    if not running or not self._kin.was_killed(self._tasks[thread.tid]):
-                        raise
-                running = True
+        with undelayed():
+            for pid, record in reversed(self._records.items()):
+                for thread in reversed(record.threads):  # a leader's end is reported last
+                    try:
+                        self._let_go(pid, thread)
+                    except Failed:
+                        if not running or not self._kin.was_killed(self._tasks[thread.tid]):
+                            raise
+                    running = True
 
     def _let_go(self, pid: int, thread: Thread) -> None:
         """With its signal mask, and the time that it has left now."""

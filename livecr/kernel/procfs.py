@@ -12,6 +12,7 @@ __all__ = [
     "Mapping",
     "children",
     "descriptors",
+    "is_ending",
     "is_worker",
     "layout",
     "limits",
@@ -128,17 +129,26 @@ def threads(pid: int) -> list[int]:
 
 # include/linux/sched.h: a task that the kernel made in the process, for io_uring or the like. It is shown
 # among the threads, but never leaves the kernel.
-_PF_IO_WORKER, _PF_USER_WORKER = 0x10, 0x4000
+_PF_EXITING, _PF_IO_WORKER, _PF_USER_WORKER = 0x4, 0x10, 0x4000
 
 
 def is_worker(pid: int, tid: int) -> bool:
     """Whether a task of a process is a worker of the kernel's own; False if it has ended."""
+    return bool(_task_flags(pid, tid) & (_PF_IO_WORKER | _PF_USER_WORKER))
+
+
+def is_ending(pid: int, tid: int) -> bool:
+    """Whether a task runs no code of its own any more, if it is there at all."""
+    return bool(_task_flags(pid, tid) & _PF_EXITING)
+
+
+def _task_flags(pid: int, tid: int) -> int:
+    """PF_* (include/linux/sched.h), of one that has ended PF_EXITING."""
     try:
         text = _text(pid, f"task/{tid}/stat")
     except _ENDED:
-        return False
-    flags = int(text[text.rindex(")") + 2 :].split()[9 - 3])
-    return bool(flags & (_PF_IO_WORKER | _PF_USER_WORKER))
+        return _PF_EXITING
+    return int(text[text.rindex(")") + 2 :].split()[9 - 3])
 
 
 def children(pid: int) -> list[int]:

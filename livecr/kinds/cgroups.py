@@ -52,7 +52,7 @@ def obstacles(pid: int) -> list[Obstacle]:
             there = _told(pid, tid)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has just ended
-        if there != own:
+        if there != own and not procfs.is_ending(pid, tid):  # those that are have left their groups
             name, path = next(pair for pair in there if pair not in own)
             where = f"task {tid} of process {pid}"
             text = f"it is in another control group than its process: {name or 'version 2'}, {path}"

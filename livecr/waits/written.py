@@ -13,6 +13,7 @@ import os
 import time
 
 from livecr.errors import Failed
+from livecr.kernel.prompt import undelayed
 from livecr.target import tracee
 from livecr.target.tracee import Tracee
 from livecr.waits import abi, catalog, live
@@ -79,8 +80,9 @@ def put_back(pid: int, waits: dict[int, Wait], elapsed_ns: Callable[[], int]) ->
             for tid, wait in sleeps.items():
                 if not _is_asleep(pid, tid, wait):
                     continue
-                if not _is_nearly_over(wait, elapsed_ns()):
-                    _put_back(Tracee(pid, tid), wait)
+                with undelayed():
+                    if not _is_nearly_over(wait, elapsed_ns()):
+                        _put_back(Tracee(pid, tid), wait)
         finally:
             done.release()
 

@@ -44,7 +44,7 @@ static int64_t now_ns(void)
    that are too short to be disturbed often were longer than that. */
 #define TICK_MS 5
 #define LONG_MS 20
-static _Atomic int64_t lost_ns;
+static _Atomic int64_t lost_ns, ticks;
 
 static void *ticker(void *unused)
 {
@@ -53,22 +53,39 @@ static void *ticker(void *unused)
         usleep(TICK_MS * 1000);
         int64_t took = now_ns() - began;
         if (took > LONG_MS * MS) atomic_fetch_add(&lost_ns, took - TICK_MS * MS);
+        atomic_fetch_add(&ticks, 1);
     }
     return unused;
 }
 
-struct start { int64_t ns, lost_ns; };
-static struct start start(void) { return (struct start){now_ns(), atomic_load(&lost_ns)}; }
+/* And what it takes away from this thread alone: how long it could run and had to wait for a CPU. */
+static int64_t waited_ns(void)
+{
+    char text[128];
+    long long waited = 0;
+    int fd = open("/proc/thread-self/schedstat", O_RDONLY);
+    if (fd < 0) return 0;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[n < 0 ? 0 : n] = 0;
+    sscanf(text, "%*s %lld", &waited);
+    return waited;
+}
+
+struct start { int64_t ns, lost_ns, waited_ns; };
+static struct start start(void) { return (struct start){now_ns(), atomic_load(&lost_ns), waited_ns()}; }
 
 static void check_time(const char *what, struct start began, int64_t wanted_ms)
 {
     int64_t took = now_ns() - began.ns;
     if (took < wanted_ms * MS) FAIL("%s of %lld ms took only %lld us", what, (long long)wanted_ms, (long long)took / 1000);
     if (took <= (wanted_ms + LATE_MS) * MS) return;
-    usleep(2 * TICK_MS * 1000); /* the ticker may not have run yet since */
-    int64_t lost = atomic_load(&lost_ns) - began.lost_ns;
-    if (took > (wanted_ms + LATE_MS) * MS + lost)
-        FAIL("%s of %lld ms took %lld ms; lost to all: %lld ms", what, (long long)wanted_ms, (long long)(took / MS), (long long)(lost / MS));
+    for (int64_t seen = atomic_load(&ticks); !finish && atomic_load(&ticks) < seen + 2;)
+        usleep(TICK_MS * 1000); /* the ticker may not have run yet since */
+    int64_t lost = atomic_load(&lost_ns) - began.lost_ns, waited = waited_ns() - began.waited_ns;
+    if (took > (wanted_ms + LATE_MS) * MS + lost + waited)
+        FAIL("%s of %lld ms took %lld ms; lost to all: %lld ms, to it: %lld ms", what, (long long)wanted_ms,
+             (long long)(took / MS), (long long)(lost / MS), (long long)(waited / MS));
 }
 
 static void *sleeper(void *unused)
