@@ -7,8 +7,10 @@ working directory, since a mount point that is opened is an event too. Called by
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from livecr._native import ffi, lib
+from livecr.kernel.own_fs import elsewhere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["path_of", "same"]
 
-_NR_UNSHARE, _NR_NAME_TO_HANDLE_AT, _NR_OPEN_BY_HANDLE_AT = 272, 303, 304
-_CLONE_FS = 0x200
+_NR_NAME_TO_HANDLE_AT, _NR_OPEN_BY_HANDLE_AT = 303, 304
 _AT_FDCWD = -100
 _AT_HANDLE_FID = 0x200  # since 6.5: also a handle that cannot be opened, as overlayfs has them
 _MAX_HANDLE_BYTES = 128
@@ -84,36 +85,25 @@ def _mounts(device: tuple[int, int]) -> Iterator[str]:
 def _open_and_read(mount: str, handle: bytes, handle_type: int) -> str | None:
     """What the kernel calls it, seen from ``mount``; "" if it has no link left, None if it cannot be opened.
 
-    In a thread with a working directory of its own, which names the mount without opening anything on it.
+    By a working directory, which names the mount without opening anything on it.
     """
-    import _thread
-
     found: list[str] = []
-    done = _thread.allocate_lock()
-    done.acquire()
 
     def look() -> None:
-        try:
-            if lib.lcr_syscall(_NR_UNSHARE, _CLONE_FS, 0, 0, 0, 0, 0):
-                return
-            os.chdir(mount)
-            wanted = ffi.new("char[]", _file_handle(handle, handle_type))
-            at = (_AT_FDCWD & 0xFFFFFFFF, _address(wanted), os.O_PATH | os.O_CLOEXEC, 0, 0, 0)
-            fd = lib.lcr_syscall(_NR_OPEN_BY_HANDLE_AT, *at)
-            if fd >= 0:
-                try:
-                    named = os.fstat(fd).st_nlink > 0
-                    found.append(os.readlink(f"/proc/thread-self/fd/{fd}") if named else "")
-                finally:
-                    os.close(fd)
-        except OSError:
-            pass  # not a directory, or out of reach: another mount of it may do
-        finally:
-            done.release()
+        os.chdir(mount)
+        wanted = ffi.new("char[]", _file_handle(handle, handle_type))
+        at = (_AT_FDCWD & 0xFFFFFFFF, _address(wanted), os.O_PATH | os.O_CLOEXEC, 0, 0, 0)
+        fd = lib.lcr_syscall(_NR_OPEN_BY_HANDLE_AT, *at)
+        if fd >= 0:
+            try:
+                named = os.fstat(fd).st_nlink > 0
+                found.append(os.readlink(f"/proc/thread-self/fd/{fd}") if named else "")
+            finally:
+                os.close(fd)
 
-    _thread.start_new_thread(look, ())
-    with done:
-        return found[0] if found else None
+    with suppress(OSError):  # not a directory, or out of reach: another mount of it may do
+        elsewhere(look)
+    return found[0] if found else None
 
 
 def _search(mount: str, inode: int, handle: bytes, handle_type: int) -> str | None:

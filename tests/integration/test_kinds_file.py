@@ -112,7 +112,6 @@ REFUSED = {
         "f = open('one', 'w'); os.link('one', 'other'); os.unlink('one')",
         "one has been removed, and has another name still",
     ),
-    "a directory that is gone": ("os.mkdir('d'); os.open('d', 0); os.rmdir('d')", "d (deleted) is deleted"),
     "a path that is gone": (
         "os.symlink('x', 'l'); os.open('l', os.O_PATH | os.O_NOFOLLOW); os.unlink('l')",
         "the symbolic link ",
