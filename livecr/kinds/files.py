@@ -12,7 +12,7 @@ import os
 from livecr.errors import Failed, Refused
 from livecr.image.record import Record
 from livecr.kernel.reopen import open_again, open_as_before
-from livecr.kinds import directories
+from livecr.kinds import directories, other_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ _FLAGS = (
 
 
 class File(Record, tag="file"):
-    """An open regular file. ``content``: the file of the image with what a deleted one held, else ""."""
+    """An open regular file. ``content``: the file of the image with what a deleted one held, else "".
+    ``handle``: of one that has another name, which is not known."""
 
     path: str
     flags: int
@@ -70,6 +71,7 @@ class File(Record, tag="file"):
     uid: int
     gid: int
     content: str = ""
+    handle: other_names.Handle | None = None
 
 
 class Keeper:
@@ -96,35 +98,36 @@ class Keeper:
 
 
 def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | None:
-    """A file that has a name must be where that says."""
+    """A file that has a name must be found again by one."""
     if d.target.startswith("/memfd:"):
         return f"a memfd ({d.target}) cannot be saved", "this version of livecr does not know this kind"
-    if stat.st_nlink and not _is_there(_path(d, stat), stat):
-        what = f"the file {_path(d, stat)} has been removed, and has another name still"
-        return what, "link it there again: find -inum tells the other name"
+    if stat.st_nlink and _named(d, stat) is None:
+        what = f"the file {d.target.removesuffix(_DELETED)} is not there, and has another name still"
+        return what, "link it there again: find -inum tells the other name; or unmount what is over it"
     return None
 
 
-def _path(d: procfs.Descriptor, stat: os.stat_result) -> str:
-    """Without the kernel's remark, which also stays when a name has been given back."""
-    return d.target if _is_there(d.target, stat) else d.target.removesuffix(_DELETED)
-
-
-def _is_there(path: str, stat: os.stat_result) -> bool:
-    try:
-        there = os.stat(path)
-    except OSError:
-        return False
-    return (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino)
+def _named(d: procfs.Descriptor, stat: os.stat_result) -> other_names.Named | None:
+    return other_names.find(f"/proc/{d.pid}/fd/{d.fd}", d.target, stat)
 
 
 def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -> File:
     """Of a frozen process."""
-    content = "" if stat.st_nlink else keeper.keep(f"/proc/{pid}/fd/{d.fd}", stat)
-    return describe(_path(d, stat), d.flags & _FLAGS, d.pos, stat, content)
+    named = _named(d, stat)
+    if named is not None:
+        return describe(named.path, d.flags & _FLAGS, d.pos, stat, "", named.handle)
+    content = keeper.keep(f"/proc/{pid}/fd/{d.fd}", stat)
+    return describe(d.target.removesuffix(_DELETED), d.flags & _FLAGS, d.pos, stat, content)
 
 
-def describe(path: str, flags: int, offset: int, stat: os.stat_result, content: str) -> File:
+def describe(
+    path: str,
+    flags: int,
+    offset: int,
+    stat: os.stat_result,
+    content: str,
+    handle: other_names.Handle | None = None,
+) -> File:
     """The record of a regular file."""
     return File(
         path=path,
@@ -137,6 +140,7 @@ def describe(path: str, flags: int, offset: int, stat: os.stat_result, content: 
         uid=stat.st_uid,
         gid=stat.st_gid,
         content=content,
+        handle=handle,
     )
 
 
@@ -214,6 +218,7 @@ class Reopener:
                 os.close(source)
             os.fchown(fd, record.uid, record.gid)
             os.fchmod(fd, record.mode)
+            os.utime(fd, ns=(record.mtime_ns, record.mtime_ns))
             # Held for reading: nobody can execute what somebody may write to.
             self._made[record.content] = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
         finally:
@@ -228,12 +233,19 @@ class Reopener:
 
 def _open(record: File, policy: str) -> int:
     where = f"open file {record.path}"
-    try:
-        fd = open_as_before(record.path, record.flags | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError as error:
-        raise Refused(
-            f"it cannot be opened: {error.strerror}", where=where, way_out="put the file back where it was"
-        ) from None
+    # One that was nameless first and has been named since is opened by that: no call opens it as nameless.
+    flags = record.flags & ~os.O_TMPFILE if record.flags & _O_TMPFILE else record.flags
+    if record.handle:
+        fd = other_names.load(record.handle, record.path, flags)
+    else:
+        try:
+            fd = open_as_before(record.path, flags | os.O_CLOEXEC | os.O_NOCTTY)
+        except OSError as error:
+            raise Refused(
+                f"it cannot be opened: {error.strerror}",
+                where=where,
+                way_out="put the file back where it was",
+            ) from None
     stat = os.fstat(fd)
     if stat.st_mode & 0o170000 != 0o100000:
         os.close(fd)

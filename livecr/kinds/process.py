@@ -17,6 +17,7 @@ from livecr.kinds import (
     descriptors,
     fs_struct,
     inherited,
+    mapped_files,
     memory,
     numa,
     pages,
@@ -93,6 +94,7 @@ def obstacles(pid: int, mappings: list[procfs.Mapping]) -> list[Obstacle]:
     found += seccomp.obstacles(pid)
     found += timers.obstacles(pid)
     memory.look_ahead(mappings)
+    found += mapped_files.obstacles(pid, mappings)
     return found + memory.obstacles(pid, mappings) + requests.obstacles(pid, mappings)
 
 

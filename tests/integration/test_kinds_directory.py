@@ -70,13 +70,26 @@ def test_one_that_is_mounted_over(what: str, target: Callable[..., Any], livecr:
     livecr("check", one.pid)
 
 
-def test_a_file_that_is_mounted_over(target: Callable[..., Any], livecr: Any, mounted: Path) -> None:
-    """Also if there is one of that name."""
-    (mounted / "file").touch()
-    one = stays(target, "file = open(sys.argv[1])", mounted / "file")
-    subprocess.run(["mount", "-t", "tmpfs", "livecr-test", mounted], check=True)
-    (mounted / "file").touch()
-    refused(livecr, one, f"{mounted}/file")
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("file = open(sys.argv[1])", "the file {} is not there"),
+        (
+            "import mmap; f = open(sys.argv[1]); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)",
+            "the mapped file {} has been replaced since, or mounted over",
+        ),
+    ],
+)
+def test_a_file_that_is_mounted_over(
+    what: str, said: str, target: Callable[..., Any], livecr: Any, mounted: Path
+) -> None:
+    """Also if there is one of that name, with the same number."""
+    for number in range(2):
+        subprocess.run(["mount", "-t", "tmpfs", "livecr-test", mounted], check=True)
+        (mounted / "file").write_text("x" * 4096)
+        if number == 0:
+            one = stays(target, what, mounted / "file")
+    refused(livecr, one, said.format(mounted / "file"))
 
 
 def test_one_that_is_unmounted(target: Callable[..., Any], livecr: Any, mounted: Path) -> None:
