@@ -258,7 +258,7 @@ def save(
         if births.is_born_of(place, places):
             kept, common = inherited.save(pid, mappings[pid], place.ppid, mappings[place.ppid])
             stored = stored.without(common)
-        parts = (place, mappings[pid], kept, own.get(pid, []), nameless, ticks[pid])
+        parts = (place, mappings[pid], kept, own.get(pid, []), nameless, keeper.directories, ticks[pid])
         record = process.save(process_, frozen.children(pid), *parts, calls[pid].seen, as_kernel_resumes)
         _store_core(process_, calls[pid].registers, record, mappings[pid], stored, new)
         records.append(record)
@@ -276,6 +276,7 @@ def save(
         time_model=time_model,
         time_model_from=time_model_from,
         unlinked=nameless.records,
+        removed=keeper.directories.records,
         waits=waits,
         sysv=sysv.save(frozen, mappings, [waiting.wait for waiting in waits], undoes, new),
     )

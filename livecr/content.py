@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from livecr.image.record import Record
 from livecr.kinds.descriptors import Table
+from livecr.kinds.directories import Removed
 from livecr.kinds.files import File
 from livecr.kinds.memfd import MemFd
 from livecr.kinds.process import Process
@@ -26,7 +27,7 @@ class Content(Record):
     """The image of a tree of processes.
 
     ``processes``: parents before their children, the root first. ``table``: what they have open;
-    ``unlinked``: mapped files that no name leads to.
+    ``unlinked``: mapped files that no name leads to; ``removed``: directories that are gone.
     ``left_behind``: numbers of sessions and groups that only the tree belongs to, with leaders that ended.
     """
 
@@ -37,6 +38,7 @@ class Content(Record):
     left_behind: list[int]
     table: Table
     unlinked: list[File | MemFd]
+    removed: list[Removed]
     waits: list[Waiting]
     sysv: Sysv
     time_model: str = RELATIVE  # what the program itself has wished for

@@ -135,6 +135,11 @@ def _check_references(told: Content, image: str) -> None:
     count = len(told.table.descriptions)
     references = [(d.description, count) for record in told.processes for d in record.descriptors]
     references += [(lock.description, count) for lock in told.table.locks]
+    placed = [record.fs for record in told.processes]
+    placed += [one.fs for record in told.processes for one in record.unshared_fs]
+    removed = [place.removed for fs in placed for place in (fs.root, fs.cwd)]
+    removed += [getattr(one, "removed", -1) for one in told.table.descriptions]
+    references += [(place, len(told.removed)) for place in removed if place != -1]
     for record in told.processes:
         mapped = [*record.memory.files, record.memory.exe]
         references += [(file.unlinked, len(told.unlinked)) for file in mapped if file.unlinked != -1]

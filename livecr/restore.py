@@ -104,7 +104,9 @@ def _restore(image: str, time_model: str | None, at_terminal: bool, file_policy:
                 verification.finish()  # normally registers and tables are in the first chunk
             plausible.check(content, cores, image)
             opened = descriptors.Opened(
-                *(content.table, content.unlinked, image), at_terminal=at_terminal, file_policy=file_policy
+                *(content.table, content.unlinked, content.removed, image),
+                at_terminal=at_terminal,
+                file_policy=file_policy,
             )
             stack.enter_context(opened)
             objects = stack.enter_context(sysv.Objects(content.sysv, list(cores), image))
@@ -233,7 +235,7 @@ class _Building:
         ended = {zombie.place.pid for zombie in self._content.zombies}
         descriptors.load(self._content.table, own, self._opened, self._seeds, ended)
         for pid, record in self._records.items():
-            self._tasks |= process.load_tasks(record, self._seeds[pid])
+            self._tasks |= process.load_tasks(record, self._seeds[pid], self._opened.directories)
             if pid not in own:
                 own[pid] = own[record.place.ppid]
         self._objects.redo(self._seeds)

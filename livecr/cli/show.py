@@ -111,7 +111,7 @@ def _process(record: Process, core: Core, image: str) -> dict[str, Any]:
         "name": _name(leader.name),
         "command": _command_line(record.memory.layout, core),
         "executable": record.memory.exe.path,
-        "directory": record.session.cwd,
+        "directory": record.fs.cwd.path,
         "pgid": place.pgid,
         "sid": place.sid,
         "uid": own.uids[0] if own.uids else None,

@@ -1,7 +1,8 @@
-"""From a file handle, as fdinfo tells it, to a path: open_by_handle_at(2) and name_to_handle_at(2).
+"""From a file to its handle and back, and to a path: name_to_handle_at(2) and open_by_handle_at(2).
 
 Nothing here makes the kernel report to a watcher: files are opened with O_PATH, and the mount is named by a
-working directory, since a mount point that is opened is an event too. Called by kinds/inotify.
+working directory, since a mount point that is opened is an event too. Called by kinds (inotify,
+other_names).
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 import os
 
 from livecr._native import ffi, lib
+from livecr.kernel.own_fs import elsewhere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["path_of", "same"]
+__all__ = ["mount_of", "of", "open_by_handle", "path_of", "same", "search"]
 
-_NR_UNSHARE, _NR_NAME_TO_HANDLE_AT, _NR_OPEN_BY_HANDLE_AT = 272, 303, 304
-_CLONE_FS = 0x200
+_NR_NAME_TO_HANDLE_AT, _NR_OPEN_BY_HANDLE_AT = 303, 304
 _AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
 _AT_HANDLE_FID = 0x200  # since 6.5: also a handle that cannot be opened, as overlayfs has them
 _MAX_HANDLE_BYTES = 128
 _SEARCHED_MAX = 500_000  # directory entries; a second or so
@@ -35,7 +37,7 @@ def path_of(device: tuple[int, int], inode: int, handle: bytes, handle_type: int
             return path
     # The file system cannot open handles (overlayfs), or the name is not in memory.
     for mount in mounts:
-        path = _search(mount, inode, handle, handle_type)
+        path = search(mount, inode, lambda path: same(path, inode, handle, handle_type))
         if path:
             return path
     return None
@@ -48,24 +50,64 @@ def same(path: str, inode: int, handle: bytes, handle_type: int) -> bool:
             return False
     except OSError:
         return False
-    found = ffi.new("char[]", 8 + _MAX_HANDLE_BYTES)
-    name, mount_id = ffi.new("char[]", os.fsencode(path)), ffi.new("int *")
     for flags in (_AT_HANDLE_FID, 0):
-        ffi.memmove(found, _MAX_HANDLE_BYTES.to_bytes(4, "little"), 4)
-        if (
-            lib.lcr_syscall(
-                _NR_NAME_TO_HANDLE_AT,
-                *(_AT_FDCWD & 0xFFFFFFFF, _address(name), _address(found), _address(mount_id), flags, 0),
-            )
-            == 0
-        ):
-            return bytes(ffi.buffer(found)[: 8 + len(handle)]) == _file_handle(handle, handle_type)
+        found = _name_to_handle(_AT_FDCWD & 0xFFFFFFFF, path, flags)
+        if found is not None:
+            return found == (handle_type, handle)
     return False
+
+
+def of(fd: int) -> tuple[int, bytes] | None:
+    """Type and content of the handle of what ``fd`` is open on; None if it could not be opened by that."""
+    return _name_to_handle(fd, "", _AT_EMPTY_PATH)
+
+
+def _name_to_handle(directory: int, path: str, flags: int) -> tuple[int, bytes] | None:
+    room = ffi.new("char[]", 8 + _MAX_HANDLE_BYTES)
+    name, mount_id = ffi.new("char[]", os.fsencode(path)), ffi.new("int *")
+    ffi.memmove(room, _MAX_HANDLE_BYTES.to_bytes(4, "little"), 4)
+    arguments = (directory, _address(name), _address(room), _address(mount_id), flags, 0)
+    if lib.lcr_syscall(_NR_NAME_TO_HANDLE_AT, *arguments):
+        return None
+    told = bytes(ffi.buffer(room))
+    size, kind = int.from_bytes(told[:4], "little"), int.from_bytes(told[4:8], "little", signed=True)
+    return kind, told[8 : 8 + size]
+
+
+def mount_of(fd: int) -> str | None:
+    """The mount point through which ``fd`` was opened, or None: proc_pid_mountinfo(5), fields 1 and 5."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+        (number,) = [line.split()[1] for line in file if line.startswith(b"mnt_id:")]
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            words = line.split()
+            if words[0] == number:
+                return _mount_point(words)
+    return None
+
+
+def open_by_handle(mount: str, handle_type: int, handle: bytes, flags: int) -> int:
+    """A descriptor of the file; ``flags``: O_*. Raises OSError, ESTALE if it is gone.
+
+    By a working directory, which names the mount without opening anything on it.
+    """
+    opened: list[int] = []
+
+    def step() -> None:
+        os.chdir(mount)
+        wanted = ffi.new("char[]", _file_handle(handle, handle_type))
+        at = (_AT_FDCWD & 0xFFFFFFFF, _address(wanted), flags, 0, 0, 0)
+        opened.append(int(lib.lcr_syscall(_NR_OPEN_BY_HANDLE_AT, *at)))
+
+    elsewhere(step)
+    if opened[0] < 0:
+        raise OSError(-opened[0], os.strerror(-opened[0]))
+    return opened[0]
 
 
 def _file_handle(handle: bytes, handle_type: int) -> bytes:
     """struct file_handle."""
-    return len(handle).to_bytes(4, "little") + handle_type.to_bytes(4, "little") + handle
+    return len(handle).to_bytes(4, "little") + handle_type.to_bytes(4, "little", signed=True) + handle
 
 
 def _address(buffer: object) -> int:
@@ -78,49 +120,30 @@ def _mounts(device: tuple[int, int]) -> Iterator[str]:
         for line in file:
             words = line.split()
             if words[2] == b"%d:%d" % device:
-                yield os.fsdecode(words[4].decode("unicode_escape").encode("latin-1"))
+                yield _mount_point(words)
+
+
+def _mount_point(words: list[bytes]) -> str:
+    return os.fsdecode(words[4].decode("unicode_escape").encode("latin-1"))
 
 
 def _open_and_read(mount: str, handle: bytes, handle_type: int) -> str | None:
-    """What the kernel calls it, seen from ``mount``; "" if it has no link left, None if it cannot be opened.
-
-    In a thread with a working directory of its own, which names the mount without opening anything on it.
-    """
-    import _thread
-
-    found: list[str] = []
-    done = _thread.allocate_lock()
-    done.acquire()
-
-    def look() -> None:
-        try:
-            if lib.lcr_syscall(_NR_UNSHARE, _CLONE_FS, 0, 0, 0, 0, 0):
-                return
-            os.chdir(mount)
-            wanted = ffi.new("char[]", _file_handle(handle, handle_type))
-            at = (_AT_FDCWD & 0xFFFFFFFF, _address(wanted), os.O_PATH | os.O_CLOEXEC, 0, 0, 0)
-            fd = lib.lcr_syscall(_NR_OPEN_BY_HANDLE_AT, *at)
-            if fd >= 0:
-                try:
-                    named = os.fstat(fd).st_nlink > 0
-                    found.append(os.readlink(f"/proc/thread-self/fd/{fd}") if named else "")
-                finally:
-                    os.close(fd)
-        except OSError:
-            pass  # not a directory, or out of reach: another mount of it may do
-        finally:
-            done.release()
-
-    _thread.start_new_thread(look, ())
-    with done:
-        return found[0] if found else None
+    """What the kernel calls it, seen from ``mount``; "" if it has no link left, None if it cannot be had."""
+    try:
+        fd = open_by_handle(mount, handle_type, handle, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return None  # not a directory, or out of reach: another mount of it may do
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}") if os.fstat(fd).st_nlink > 0 else ""
+    finally:
+        os.close(fd)
 
 
-def _search(mount: str, inode: int, handle: bytes, handle_type: int) -> str | None:
-    """Look through the whole file system for the inode number."""
+def search(mount: str, inode: int, is_it: Callable[[str], bool]) -> str | None:
+    """Look through the whole file system for the inode number, and a path for which ``is_it``."""
     left = _SEARCHED_MAX
     device = os.stat(mount).st_dev
-    if same(mount, inode, handle, handle_type):
+    if is_it(mount):
         return mount
     directories = [mount]
     while directories:
@@ -128,7 +151,7 @@ def _search(mount: str, inode: int, handle: bytes, handle_type: int) -> str | No
             with os.scandir(directories.pop()) as entries:
                 for entry in entries:
                     left -= 1
-                    if entry.inode() == inode and same(entry.path, inode, handle, handle_type):
+                    if entry.inode() == inode and is_it(entry.path):
                         return entry.path
                     if entry.is_dir(follow_symlinks=False) and _on(entry, device):
                         directories.append(entry.path)

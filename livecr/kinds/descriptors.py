@@ -18,6 +18,7 @@ from livecr.image.record import Record
 from livecr.kernel import procfs
 from livecr.kinds import (
     devices,
+    directories,
     epoll,
     eventfd,
     files,
@@ -56,7 +57,7 @@ __all__ = ["Description", "Descriptor", "Descriptors", "Table", "arm_timers", "l
 
 Description = (
     files.File
-    | files.Directory
+    | directories.Directory
     | devices.Device
     | pipes.Pipe
     | pipes.Fifo
@@ -89,12 +90,12 @@ KINDS: tuple[tuple[Callable[[int], bool], str, ModuleType], ...] = (
     (st.S_ISREG, "mqueue:", mqueue),
     (st.S_ISREG, "/memfd:", memfd),
     (st.S_ISREG, "/", files),
-    (st.S_ISDIR, "/", files),
+    (st.S_ISDIR, "/", directories),
     (st.S_ISCHR, "/dev/pts/", ttys),
     (st.S_ISCHR, "/dev/ptmx", ttys),
     (st.S_ISCHR, "/dev/tty", ttys),
     (st.S_ISCHR, "/dev/console", ttys),
-    (st.S_ISCHR, "/dev/", devices),
+    (st.S_ISCHR, "/", devices),
     (st.S_ISFIFO, "", pipes),
     (lambda mode: not st.S_IFMT(mode), "anon_inode:[eventfd]", eventfd),
     (st.S_ISSOCK, "socket:UNIX", sockets_unix),
@@ -352,6 +353,7 @@ class Opened:
         self,
         table: Table,
         mapped: list[files.File | memfd.MemFd],
+        removed: list[directories.Removed],
         image_directory: str,
         *,
         at_terminal: bool,
@@ -371,12 +373,13 @@ class Opened:
 
             self.terminals = ttys_made.Made(table.terminals, list(table.descriptions), at_terminal)
         made = pipes.Made(table.pipes)
+        self.directories = directories.Remaker(removed)
         keeper = files.Reopener(image_directory, file_policy)
         memfds = self._memfds = memfd.Remaker(image_directory)
         queues = mqueue.Remaker()
         loaders: dict[str, Callable[[Any], int]] = {
             "File": keeper.load,
-            "Directory": files.load_directory,
+            "Directory": self.directories.load,
             "Device": devices.load,
             "Pipe": made.load,
             "Fifo": made.load_fifo,
@@ -437,6 +440,7 @@ class Opened:
             os.close(fd)
         self.fds, self.unlinked = [], []
         self._memfds.close()
+        self.directories.close()
         if self.terminals:
             self.terminals.close()
 

@@ -1,4 +1,4 @@
-"""Regular files and directories, open: offset and flags; of a deleted file also its content.
+"""Regular files, open: offset and flags; of a deleted file also its content.
 
 A file that is still there is only named; one that is deleted (st_nlink 0) or was never named (O_TMPFILE)
 travels in the image. Relies on opening /proc/PID/fd/N, which works for deleted files too. What a file that is
@@ -12,6 +12,7 @@ import os
 from livecr.errors import Failed, Refused
 from livecr.image.record import Record
 from livecr.kernel.reopen import open_again, open_as_before
+from livecr.kinds import directories, other_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     *(
-        "Directory",
         "File",
         "Keeper",
         "Reopener",
@@ -28,7 +28,6 @@ __all__ = [
         "copy_data",
         "copy_with_holes",
         "describe",
-        "load_directory",
         "obstacle",
     ),
     "save",
@@ -59,7 +58,8 @@ _FLAGS = (
 
 
 class File(Record, tag="file"):
-    """An open regular file. ``content``: the file of the image with what a deleted one held, else ""."""
+    """An open regular file. ``content``: the file of the image with what a deleted one held, else "".
+    ``handle``: of one that has another name, which is not known."""
 
     path: str
     flags: int
@@ -71,20 +71,17 @@ class File(Record, tag="file"):
     uid: int
     gid: int
     content: str = ""
-
-
-class Directory(Record, tag="directory"):
-    """An open directory."""
-
-    path: str
-    flags: int
-    offset: int
+    handle: other_names.Handle | None = None
 
 
 class Keeper:
-    """Where the content of deleted files goes; once for each inode."""
+    """Where the content of deleted files goes; once for each inode.
+
+    ``directories``: where removed directories are told.
+    """
 
     def __init__(self, image: NewImage) -> None:
+        self.directories = directories.Saver()
         self._image = image
         self._kept: dict[tuple[int, int], str] = {}
 
@@ -101,41 +98,36 @@ class Keeper:
 
 
 def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | None:
-    """A deleted directory cannot be made again; a file must be where its name says."""
+    """A file that has a name must be found again by one."""
     if d.target.startswith("/memfd:"):
         return f"a memfd ({d.target}) cannot be saved", "this version of livecr does not know this kind"
-    if (stat.st_mode & 0o170000) == 0o040000:
-        if d.target.endswith(_DELETED):
-            return f"the directory {d.target} is deleted", "let the program close it"
-        return None
-    if stat.st_nlink and not _is_there(_path(d, stat), stat):
-        what = f"the file {_path(d, stat)} has been removed, and has another name still"
-        return what, "link it there again: find -inum tells the other name"
+    if stat.st_nlink and _named(d, stat) is None:
+        what = f"the file {d.target.removesuffix(_DELETED)} is not there, and has another name still"
+        return what, "link it there again: find -inum tells the other name; or unmount what is over it"
     return None
 
 
-def _path(d: procfs.Descriptor, stat: os.stat_result) -> str:
-    """Without the kernel's remark, which also stays when a name has been given back."""
-    return d.target if _is_there(d.target, stat) else d.target.removesuffix(_DELETED)
+def _named(d: procfs.Descriptor, stat: os.stat_result) -> other_names.Named | None:
+    return other_names.find(f"/proc/{d.pid}/fd/{d.fd}", d.target, stat)
 
 
-def _is_there(path: str, stat: os.stat_result) -> bool:
-    try:
-        there = os.stat(path)
-    except OSError:
-        return False
-    return there.st_ino == stat.st_ino
-
-
-def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -> File | Directory:
+def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -> File:
     """Of a frozen process."""
-    if (stat.st_mode & 0o170000) == 0o040000:
-        return Directory(path=d.target, flags=d.flags & _FLAGS, offset=d.pos)
-    content = "" if stat.st_nlink else keeper.keep(f"/proc/{pid}/fd/{d.fd}", stat)
-    return describe(_path(d, stat), d.flags & _FLAGS, d.pos, stat, content)
+    named = _named(d, stat)
+    if named is not None:
+        return describe(named.path, d.flags & _FLAGS, d.pos, stat, "", named.handle)
+    content = keeper.keep(f"/proc/{pid}/fd/{d.fd}", stat)
+    return describe(d.target.removesuffix(_DELETED), d.flags & _FLAGS, d.pos, stat, content)
 
 
-def describe(path: str, flags: int, offset: int, stat: os.stat_result, content: str) -> File:
+def describe(
+    path: str,
+    flags: int,
+    offset: int,
+    stat: os.stat_result,
+    content: str,
+    handle: other_names.Handle | None = None,
+) -> File:
     """The record of a regular file."""
     return File(
         path=path,
@@ -148,6 +140,7 @@ def describe(path: str, flags: int, offset: int, stat: os.stat_result, content: 
         uid=stat.st_uid,
         gid=stat.st_gid,
         content=content,
+        handle=handle,
     )
 
 
@@ -181,16 +174,21 @@ class Reopener:
             if os.path.basename(record.path) == f"#{record.inode}":
                 os.close(self._nameless(record))
             else:
-                fd, path = _create_unnamed(record)
-                try:
-                    self._fill(record, fd)
-                finally:
-                    os.unlink(path)
+                with directories.Standing(os.path.dirname(record.path)):
+                    fd, path = _create_unnamed(record)
+                    try:
+                        self._fill(record, fd)
+                    finally:
+                        os.unlink(path)
         return self._made[record.content]
 
     def _nameless(self, record: File) -> int:
         """By O_TMPFILE, as it was: only so can it still be given a name (linkat(2)). A description of it."""
         directory = os.path.dirname(record.path)
+        with directories.Standing(directory):
+            return self._nameless_in(directory, record)
+
+    def _nameless_in(self, directory: str, record: File) -> int:
         flags = (record.flags & ~(os.O_ACCMODE | _O_PATH | os.O_NOFOLLOW)) | os.O_TMPFILE | os.O_CLOEXEC
         access = record.flags & os.O_ACCMODE or os.O_RDWR
         try:
@@ -220,6 +218,7 @@ class Reopener:
                 os.close(source)
             os.fchown(fd, record.uid, record.gid)
             os.fchmod(fd, record.mode)
+            os.utime(fd, ns=(record.mtime_ns, record.mtime_ns))
             # Held for reading: nobody can execute what somebody may write to.
             self._made[record.content] = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
         finally:
@@ -234,12 +233,19 @@ class Reopener:
 
 def _open(record: File, policy: str) -> int:
     where = f"open file {record.path}"
-    try:
-        fd = open_as_before(record.path, record.flags | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError as error:
-        raise Refused(
-            f"it cannot be opened: {error.strerror}", where=where, way_out="put the file back where it was"
-        ) from None
+    # One that was nameless first and has been named since is opened by that: no call opens it as nameless.
+    flags = record.flags & ~os.O_TMPFILE if record.flags & _O_TMPFILE else record.flags
+    if record.handle:
+        fd = other_names.load(record.handle, record.path, flags)
+    else:
+        try:
+            fd = open_as_before(record.path, flags | os.O_CLOEXEC | os.O_NOCTTY)
+        except OSError as error:
+            raise Refused(
+                f"it cannot be opened: {error.strerror}",
+                where=where,
+                way_out="put the file back where it was",
+            ) from None
     stat = os.fstat(fd)
     if stat.st_mode & 0o170000 != 0o100000:
         os.close(fd)
@@ -309,22 +315,3 @@ def copy_data(source: int, target: int) -> None:
             if done == 0:
                 raise Failed("a file of the image ends too soon")
             at += done
-
-
-def load_directory(record: Directory) -> int:
-    """Open it again, at the same place."""
-    try:
-        fd = open_as_before(record.path, record.flags | os.O_CLOEXEC)
-    except OSError as error:
-        raise Refused(
-            f"it cannot be opened: {error.strerror}",
-            where=f"open directory {record.path}",
-            way_out="put the directory back where it was",
-        ) from None
-    if os.fstat(fd).st_mode & 0o170000 != 0o040000:
-        os.close(fd)
-        where = f"open directory {record.path}"
-        raise Refused("it is no directory any more", where=where, way_out="put the directory back")
-    if not record.flags & _O_PATH:
-        os.lseek(fd, record.offset, os.SEEK_SET)
-    return fd

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 
-from livecr.errors import Refused
+from livecr.errors import Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import build_id
-from livecr.kinds import unlinked
+from livecr.kinds import other_names, unlinked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.kernel import procfs
 
-__all__ = ["MappedFile", "difference", "identify", "identify_executable", "look_ahead"]
+__all__ = ["MappedFile", "difference", "identify", "identify_executable", "look_ahead", "obstacles"]
 
 
 class MappedFile(Record):
@@ -52,6 +52,32 @@ def _build_id(path: str, there: os.stat_result) -> str:
 
 #: Private memory that is another way to ask for anonymous one; the device node is new after each boot.
 ZEROS = "/dev/zero"
+
+
+def obstacles(pid: int, mappings: list[procfs.Mapping]) -> list[Obstacle]:
+    """Files whose names lead elsewhere now; those without one are dealt with in unlinked.
+
+    Only before the freeze; in it, identify() sees the same.
+    """
+    found = []
+    for path, m in {m.path: m for m in mappings if m.path.startswith("/")}.items():
+        if not (path.endswith(" (deleted)") or path == ZEROS or _is_there(pid, m)):
+            what = f"the mapped file {path} has been replaced since, or mounted over"
+            found.append(Obstacle(f"process {pid}", what, "restart the program, or put the file back"))
+    return found
+
+
+def _is_there(pid: int, m: procfs.Mapping) -> bool:
+    link = unlinked.map_file(pid, m)
+    try:
+        there = os.stat(m.path)
+        device = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev):02x}"
+        if (device, there.st_ino) == (m.device, m.inode):
+            return True
+        mapped = os.stat(link)  # on overlayfs and btrfs maps can tell other numbers
+        return (mapped.st_dev, mapped.st_ino) == (there.st_dev, there.st_ino)
+    except OSError:
+        return not os.path.lexists(link)  # of a running process: it has just been unmapped
 
 
 def identify(pid: int, m: procfs.Mapping, nameless: unlinked.Saver) -> MappedFile:
@@ -89,16 +115,17 @@ def identify_executable(pid: int, nameless: unlinked.Saver) -> MappedFile:
 
 def _without_name(link: str, path: str, nameless: unlinked.Saver, *, written: bool) -> MappedFile:
     stat = os.stat(link)
-    name = unlinked.whereabouts(path, stat)
-    if name:
-        return _identify_path(name, written=written)
+    named = other_names.find(link, path, stat)
+    if named is not None and not named.handle:
+        return _identify_path(named.path, written=written)
+    handle = named.handle if named else None
     return MappedFile(
         path=path.removesuffix(" (deleted)"),
         size_bytes=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
         build_id="",
         written=written,
-        unlinked=nameless.index(link, path),
+        unlinked=nameless.index(link, path, handle),
     )
 
 

@@ -15,7 +15,9 @@ from livecr.kinds import (
     cgroups,
     credentials,
     descriptors,
+    fs_struct,
     inherited,
+    mapped_files,
     memory,
     numa,
     pages,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from livecr.image.elfcore import Core
     from livecr.kernel.bpf import TaskState
     from livecr.kinds import unlinked
+    from livecr.kinds.directories import Remaker, Saver
     from livecr.kinds.ticking import Ticking
     from livecr.target import process
     from livecr.target.engine import Borrowed
@@ -67,6 +70,8 @@ class Process(Record):
     stopped_by: int
     told_of: list[int]
     session: sessions.Session
+    fs: fs_struct.FsStruct
+    unshared_fs: list[fs_struct.Unshared]
     cgroups: list[cgroups.Membership]
     memory: memory.Memory
     inherited: list[inherited.Inherited]
@@ -84,11 +89,12 @@ class Process(Record):
 
 def obstacles(pid: int, mappings: list[procfs.Mapping]) -> list[Obstacle]:
     """Everything about a running process that could not be saved, kind by kind, but its descriptors."""
-    found = sessions.obstacles(pid)
+    found = sessions.obstacles(pid) + fs_struct.obstacles(pid)
     found += settings.obstacles(pid) + cgroups.obstacles(pid) + numa.obstacles(pid)
     found += seccomp.obstacles(pid)
     found += timers.obstacles(pid)
     memory.look_ahead(mappings)
+    found += mapped_files.obstacles(pid, mappings)
     return found + memory.obstacles(pid, mappings) + requests.obstacles(pid, mappings)
 
 
@@ -100,6 +106,7 @@ def save(
     kept: list[inherited.Inherited],
     table: list[descriptors.Descriptor],
     nameless: unlinked.Saver,
+    directories: Saver,
     ticking: Ticking,
     seen: dict[int, TaskState],
     resume: Callable[[Registers], Registers],
@@ -107,11 +114,12 @@ def save(
     """Describe a frozen process. ``resume``: the registers that the kernel would go on with from a stop's.
 
     ``children``: those that are frozen too; ``kept``: the memory that it shares with its parent;
-    ``nameless``: where mapped files go that no name leads to; ``ticking``: its timers and signals;
-    ``seen``: what BPF has read of its tasks, by TID, or nothing. Raises Refused for what cannot be saved.
+    ``nameless``: where mapped files go that no name leads to; ``directories``: where removed
+    ones are told; ``ticking``: its timers and signals; ``seen``: what BPF has
+    read of its tasks, by TID, or nothing. Raises Refused for what cannot be saved.
     """
     pid = frozen.pid
-    in_the_way = sessions.obstacles(pid) + timers.obstacles(pid)
+    in_the_way = sessions.obstacles(pid) + fs_struct.obstacles(pid) + timers.obstacles(pid)
     if in_the_way:
         raise Refused.because(in_the_way)
     known: list[credentials.Credentials] = []
@@ -135,7 +143,8 @@ def save(
                 if task is frozen.leader:
                     tls.refuse_ldt(borrowed)
                     whole = {
-                        "session": sessions.save(pid, told, borrowed),
+                        "session": sessions.save(pid, borrowed),
+                        "fs": fs_struct.save(pid, told, directories),
                         "memory": memory.save(frozen, mappings, guards, nameless, borrowed),
                         "actions": signals.save_actions(borrowed, told),
                         "protection_keys": pkeys.save(borrowed, mappings, confined=bool(filters)),
@@ -144,6 +153,7 @@ def save(
     return Process(
         place=place,
         stopped_by=frozen.stop_signal,
+        unshared_fs=fs_struct.save_unshared(pid, [task.tid for task in frozen.tasks[1:]], directories),
         inherited=kept,
         mapped_keys=pkeys.save_mapped(mappings),
         threads=[saved[-1], *saved[:-1]],
@@ -204,18 +214,19 @@ def finish_memory(record: Process, core: Core, nameless: list[int], seed: Seed) 
     memory.finish(record.memory, seed, core.auxv, pages.holding(core, record.memory), nameless)
     pkeys.load(record.protection_keys, record.mapped_keys, record.memory, seed)
     aio.load(record.memory.aio, record.memory.vmas, seed)
-    if "fs" not in record.place.shares:
-        sessions.load_directory(record.session, seed)
     sessions.load(record.session, seed)
 
 
-def load_tasks(record: Process, seed: Seed) -> dict[int, Tracee]:
-    """Threads, and what each of them says to the kernel. Returns the tasks by TID."""
+def load_tasks(record: Process, seed: Seed, directories: Remaker) -> dict[int, Tracee]:
+    """Threads, what each of them says to the kernel, and where they are. Returns the tasks by TID."""
     tasks = {record.place.pid: seed.leader}
     for thread in record.threads[1:]:
         tasks[thread.tid] = seed.add_thread(thread.tid)
     for thread in record.threads:
         threads.load(thread, seed, tasks[thread.tid])
+    if "fs" not in record.place.shares:
+        fs_struct.load(record.fs, directories, seed)
+    fs_struct.load_unshared(record.unshared_fs, directories, seed, tasks)
     return tasks
 
 

@@ -1,4 +1,4 @@
-"""What a process has as a whole: limits, umask, directory, personality, prctls.
+"""What a process has as a whole: limits, personality, prctls.
 
 Relies on /proc/PID/stat, status and limits, and on prctl(2), prlimit(2) and personality(2) from inside.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from livecr.target.engine import Borrowed
     from livecr.target.spawn import Seed
 
-__all__ = ["Session", "load", "load_directory", "load_last", "load_limits", "obstacles", "save"]
+__all__ = ["Session", "load", "load_last", "load_limits", "obstacles", "save"]
 
 _NOBODY = (1 << 32) - 1  # AUDIT_UID_UNSET
 _UNLIMITED = (1 << 64) - 1  # RLIM64_INFINITY
@@ -33,8 +33,6 @@ _FILES = ("oom_score_adj", "coredump_filter")
 class Session(Record):
     """``limits``: soft and hard of each RLIMIT_* in order, -1 for none."""
 
-    umask: int
-    cwd: str
     personality: int
     limits: list[list[int]]
     settings: dict[str, int]
@@ -56,12 +54,6 @@ def obstacles(pid: int) -> list[Obstacle]:
                     f"run livecr inside its namespaces: nsenter -t {pid} -a livecr …",
                 )
             )
-    if procfs.link(pid, "root") != "/":
-        found.append(Obstacle(task, "it has another root directory", "run livecr inside that root"))
-    if procfs.link(pid, "cwd").endswith(" (deleted)"):
-        found.append(
-            Obstacle(task, "its current directory is deleted", "let it change to a directory that is there")
-        )
     told = procfs.status(pid)
     tracer = int(told["TracerPid"])
     if tracer not in (0, os.getpid()):
@@ -71,11 +63,9 @@ def obstacles(pid: int) -> list[Obstacle]:
     return found
 
 
-def save(pid: int, told: dict[str, str], borrowed: Borrowed) -> Session:
-    """Of a frozen process; ``told``: the lines of its status file."""
+def save(pid: int, borrowed: Borrowed) -> Session:
+    """Of a frozen process."""
     return Session(
-        umask=int(told["Umask"], 8),
-        cwd=procfs.link(pid, "cwd"),
         personality=int(procfs.read(pid, "personality"), 16),
         limits=procfs.limits(pid),
         settings=settings.save(settings.PROCESS, borrowed),
@@ -94,26 +84,6 @@ def load(session: Session, seed: Seed) -> None:
     for name in _FILES:
         if name in session.files:
             _write(seed.pid, name, session.files[name])
-
-
-def load_directory(session: Session, seed: Seed) -> None:
-    """umask and current directory, which processes can have in common (CLONE_FS)."""
-    program = Program()
-    program.add("umask", session.umask)
-    seed.run(program)
-    _change_directory(session.cwd, seed)
-
-
-def _change_directory(path: str, seed: Seed) -> None:
-    directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        theirs = seed.fetch([directory])[directory]
-        program = Program()
-        program.add("fchdir", theirs)
-        seed.run(program)
-        seed.drop_fetched()
-    finally:
-        os.close(directory)
 
 
 def _write(pid: int, name: str, value: str) -> None:

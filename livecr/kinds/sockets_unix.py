@@ -79,8 +79,8 @@ class UnixSocket(Record, tag="unix-socket"):
     ``peer``: the inode of the socket that it is connected to, 0 if that is closed, None if there is none.
     ``server``: the name of another program's datagram socket, to which it is connected again, or b"".
     ``peer_name``: what getpeername says. ``name``: what getsockname says; ``directory``: where it starts if
-    it is a relative path. ``file``: None if there is none. ``creator_pid``, ``creator_uid``,
-    ``creator_gid``: of SO_PEERCRED, 0 and -1 if that names nobody.
+    it is a relative path, or the root directory that it was bound in. ``file``: None if there is
+    none. ``creator_pid``, ``creator_uid``, ``creator_gid``: of SO_PEERCRED, 0 and -1 if that names nobody.
     """
 
     inode: int
@@ -182,7 +182,8 @@ def _own_obstacle(
         if creator and creator not in insiders and not is_closed:
             return f"{name} was made by process {creator} (SO_PEERCRED)", "let the program make its own"
         bound = _bound(sock)
-        if bound and not bound[0].endswith(os.fsdecode(one.name)):
+        name_given = os.fsdecode(one.name)
+        if bound and not bound[0].endswith(name_given) and not _same_place(name_given, bound[0]):
             return f"{name} was bound by a way that leads to {bound[0]} now", "this version cannot follow it"
         if bound and not bound[1] and os.path.lexists(bound[0]):
             return f"{name} is bound to a file that has been replaced", f"remove {bound[0]}"
@@ -228,6 +229,20 @@ def _bound(sock: socket) -> tuple[str, os.stat_result | None] | None:
     finally:
         os.close(fd)
     return (path, stat) if stat.st_nlink else (path.removesuffix(" (deleted)"), None)
+
+
+def _start(path: str, name: str) -> str:
+    """From where ``name`` leads to ``path``; "" if that is the root directory, or it is no path."""
+    return "" if _same_place(name, path) else path.removesuffix(name)
+
+
+def _same_place(name: str, path: str) -> bool:
+    """Whether both are in one directory: there may have been a symbolic link on the way."""
+    try:
+        same = os.path.samefile(os.path.dirname(name), os.path.dirname(path))
+    except OSError:
+        return False  # there is no such place in our root directory
+    return name.startswith("/") and same and os.path.basename(name) == os.path.basename(path)
 
 
 def _adopted(fd: int) -> socket:
@@ -284,7 +299,6 @@ class Saver:
             if creator not in self._holders and peer == 0:
                 creator = d.pid
             path, file = _bound(sock) or ("", None)
-            relative = path and not one.name.startswith(b"/")
             return UnixSocket(
                 inode=one.inode,
                 socket_type=one.type,
@@ -296,7 +310,7 @@ class Saver:
                 shutdown=shutdown,
                 failed=failed,
                 name=one.name,
-                directory=path.removesuffix(os.fsdecode(one.name)) if relative else "",
+                directory=_start(path, os.fsdecode(one.name)),
                 file=SocketFile(mode=file.st_mode & 0o7777, uid=file.st_uid, gid=file.st_gid)
                 if file
                 else None,

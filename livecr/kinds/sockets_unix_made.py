@@ -10,6 +10,7 @@ import os
 
 from livecr.errors import Failed, Refused
 from livecr.kernel import sock_diag
+from livecr.kernel.own_fs import elsewhere
 from livecr.kernel.pidfd import duplicate
 from livecr.kinds.sockets_unix import (
     BOTH,
@@ -196,18 +197,21 @@ class _Sockets:
             return
         path = _address(record)
         _remove_stale(path, _where(record))
-        back = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+        def bind() -> None:
+            # getsockname will give back the path as it was given.
+            (os.chroot if record.name.startswith(b"/") else os.chdir)(record.directory)
+            self._bind_to(sock, record.name, _where(record))
+
         try:
             if record.directory:
-                os.chdir(record.directory)  # getsockname will give back the path as it was given
-            self._bind_to(sock, record.name, _where(record))
+                elsewhere(bind)
+            else:
+                self._bind_to(sock, record.name, _where(record))
         except FileNotFoundError:
             raise Refused(
                 "its directory is not there", where=_where(record), way_out=f"make {record.directory}"
             ) from None
-        finally:
-            os.fchdir(back)
-            os.close(back)
         if record.file:
             os.chown(path, record.file.uid, record.file.gid)
             os.chmod(path, record.file.mode)
@@ -319,7 +323,7 @@ def _address(record: UnixSocket) -> bytes:
     """What reaches it from any working directory."""
     if not record.directory:
         return record.name
-    path = os.path.join(os.fsencode(record.directory), record.name)
+    path = os.fsencode(record.directory) + record.name
     if len(path) >= _SUN_PATH_BYTES:
         raise Refused("its path is too long", where=_where(record))
     return path

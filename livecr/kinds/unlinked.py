@@ -10,7 +10,7 @@ import os
 
 from livecr.errors import Obstacle
 from livecr.kernel import holders
-from livecr.kinds import files, memfd
+from livecr.kinds import files, memfd, other_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from livecr.kinds.files import File, Keeper
     from livecr.kinds.memfd import MemFd
 
-__all__ = ["Saver", "is_nameless", "map_file", "obstacle", "outsiders", "whereabouts"]
+__all__ = ["Saver", "is_nameless", "map_file", "obstacle", "outsiders"]
 
 _DELETED = " (deleted)"
 _SHARED_ANONYMOUS = "/dev/zero (deleted)"
@@ -42,28 +42,6 @@ def map_file(pid: int, m: procfs.Mapping) -> str:
     return f"/proc/{pid}/map_files/{m.start:x}-{m.end:x}"
 
 
-def whereabouts(path: str, stat: os.stat_result) -> str:
-    """A name that leads to a file which /proc shows as ``path``; "" if none is found.
-
-    sem_open(3) links the file that it has mapped to its real name, in the same directory.
-    """
-    directory = os.path.dirname(path)
-    if not stat.st_nlink or _is_memfd(path):
-        return ""
-    try:
-        names = [path, *(os.path.join(directory, name) for name in os.listdir(directory))]
-    except OSError:
-        return ""
-    for name in names:
-        try:
-            there = os.lstat(name)
-        except OSError:
-            continue
-        if (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino):
-            return name
-    return ""
-
-
 def obstacle(pid: int, m: procfs.Mapping) -> str:
     """What forbids to save such a mapping, or ""."""
     if _is_memfd(m.path):
@@ -74,8 +52,8 @@ def obstacle(pid: int, m: procfs.Mapping) -> str:
         return ""  # of a running process: it has just been unmapped
     if os.path.dirname(m.path) == "/" and stat.st_dev != os.stat("/").st_dev:
         return "memory of a device"  # shmem that a driver has made for itself
-    if stat.st_nlink and m.shared and "mw" in m.flags and not whereabouts(m.path, stat):
-        return "a file that is written to and has been moved away"
+    if stat.st_nlink and m.shared and other_names.find(map_file(pid, m), m.path, stat) is None:
+        return "a file that is shared and has been moved away"
     return ""
 
 
@@ -128,20 +106,26 @@ class Saver:
         self.records: list[File | MemFd] = []
         self._known: dict[tuple[int, int], int] = {}
 
-    def index(self, link: str, name: str) -> int:
-        """The place in ``records`` of the file behind ``link``, which /proc calls ``name``."""
+    def index(self, link: str, name: str, handle: other_names.Handle | None = None) -> int:
+        """The place in ``records`` of the file behind ``link``, which /proc calls ``name``; its content is
+        not kept if it has a ``handle``."""
         fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
         try:
             stat = os.fstat(fd)
             key = (stat.st_dev, stat.st_ino)
             if key not in self._known:
                 self._known[key] = len(self.records)
-                self.records.append(self._save(fd, name, stat))
+                self.records.append(self._save(fd, name, stat, handle))
         finally:
             os.close(fd)
         return self._known[key]
 
-    def _save(self, fd: int, name: str, stat: os.stat_result) -> File | MemFd:
+    def _save(
+        self, fd: int, name: str, stat: os.stat_result, handle: other_names.Handle | None
+    ) -> File | MemFd:
+        if handle:
+            path = name.removesuffix(_DELETED)
+            return files.describe(path, os.O_RDONLY | _O_LARGEFILE, 0, stat, "", handle)
         content = self._keeper.keep(f"/proc/self/fd/{fd}", stat)
         flags = os.O_RDONLY | _O_LARGEFILE
         if _is_memfd(name):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from livecr.errors import Refused
+from livecr.kernel import file_handles
+from livecr.kinds import other_names
 from tests.integration.conftest import is_as_it_was, until
 
 HOLDS = """
@@ -108,11 +113,6 @@ REFUSED = {
         "r, w = os.pipe(); fcntl.fcntl(r, fcntl.F_SETOWN, int(sys.argv[1]))",
         "sends signals to pid ",
     ),
-    "a file with another name": (
-        "f = open('one', 'w'); os.link('one', 'other'); os.unlink('one')",
-        "one has been removed, and has another name still",
-    ),
-    "a directory that is gone": ("os.mkdir('d'); os.open('d', 0); os.rmdir('d')", "d (deleted) is deleted"),
     "a path that is gone": (
         "os.symlink('x', 'l'); os.open('l', os.O_PATH | os.O_NOFOLLOW); os.unlink('l')",
         "the symbolic link ",
@@ -131,6 +131,47 @@ def test_what_is_refused(what: str, target: Callable[..., Any], livecr: Any) -> 
     told = livecr("check", one.pid, exit_code=3).stderr
     assert said in told
     assert said in livecr("checkpoint", one.pid, exit_code=3).stderr
+
+
+@pytest.mark.parametrize("fate", ["left-running", "restored", "restored-twice"])
+@pytest.mark.parametrize("where", ["tmp", "shm"])
+def test_files_with_other_names(
+    where: str,
+    fate: str,
+    program: Callable[[str], Path],
+    target: Callable[..., Any],
+    livecr: Any,
+    place: Path,
+    tmp_path: Path,
+) -> None:
+    """It would notice a copy in place of a file, in what it has open or mapped."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if where == "shm" else tmp_path) as directory:
+        one = target([program("kind_names"), directory])
+        is_as_it_was(one, fate, place, livecr)
+        assert sorted(os.listdir(directory)) in (
+            ["below", "beside", "direct", "named"],
+            ["below", "beside", "direct"],  # a file system without O_TMPFILE
+        )
+        assert sorted(os.listdir(f"{directory}/below")) == ["lost", "other"]
+
+
+def test_a_file_that_only_its_handle_finds() -> None:
+    """Opened by it with the flags that it had; refused when it is gone, and not another one opened."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        path = f"{directory}/file"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        mount, told, inode = file_handles.mount_of(fd), file_handles.of(fd), os.fstat(fd).st_ino
+        assert mount == "/dev/shm" and told
+        handle = other_names.Handle(mount="/dev/shm", type=told[0], content=told[1], inode=inode)
+        for flags in (os.O_WRONLY | os.O_APPEND, os.O_RDONLY | os.O_NOFOLLOW, os.O_PATH):
+            again = other_names.load(handle, path, flags)
+            assert os.path.samestat(os.fstat(again), os.fstat(fd))
+            assert fcntl.fcntl(again, fcntl.F_GETFL) & (flags | os.O_ACCMODE) == flags
+            os.close(again)
+        os.close(fd)
+        os.unlink(path)
+        with pytest.raises(Refused, match="cannot be opened"):
+            other_names.load(handle, path, os.O_RDONLY)
 
 
 @pytest.mark.parametrize("device", ["/dev/net/tun", "/dev/fuse", "userfaultfd"])
