@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from livecr._native import lib
 from livecr.errors import Failed, Refused
 from livecr.kernel import sock_diag
 from livecr.kernel.pidfd import duplicate
@@ -24,38 +25,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
 
+    from livecr.kinds.unix_queues import Credentials, Message
     from livecr.target.spawn import Seed
 
-__all__ = ["make"]
+__all__ = ["Made"]
 
 AF_UNIX, SOCK_CLOEXEC = 1, 0o2000000
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 _FORCED = {"SO_SNDBUF": SO_SNDBUFFORCE, "SO_RCVBUF": SO_RCVBUFFORCE}
 _MSG_DONTWAIT = 0x40
+_SCM_RIGHTS, _SCM_CREDENTIALS, _SIGKILL, _EEXIST = 1, 2, 9, 17
 _SUN_PATH_BYTES = 108
 # While a queue is filled: how the sender's data lies in buffers, and so how much room it takes, may differ.
 _FILLING_BYTES = 1 << 30
 
 
-def make(records: list[UnixSocket], seeds: dict[int, Seed]) -> list[int]:
-    """A descriptor in livecr for each. ``seeds``: by the PID in the image, the root of the tree first.
+class Made:
+    """Sockets by inode number; the negative of it is a peer that is closed in the end.
 
-    No seed has a descriptor open before or after. Raises Refused, Failed.
+    First ``make``, then ``fill`` when all else is there, then ``take`` each.
     """
-    made = _Sockets(records, seeds)
-    try:
-        made.make()
-        return [made.taken(record.inode).detach() for record in records]
-    except OSError as error:
-        raise Failed(f"its unix sockets: {error.strerror}", where="unix sockets") from None
-    finally:
-        made.close()
-
-
-class _Sockets:
-    """Sockets by inode number; the negative of it is a peer that is closed in the end."""
 
     def __init__(self, records: list[UnixSocket], seeds: dict[int, Seed]) -> None:
+        """``seeds``: by the PID in the image, the root of the tree first."""
         self._records = {record.inode: record for record in records}
         self._seeds = seeds
         self._root = next(iter(seeds.values()))
@@ -66,9 +58,13 @@ class _Sockets:
             if record.state == sock_diag.LISTENING
         }
 
-    def taken(self, inode: int) -> socket:
-        """Hand one over."""
-        return self._here.pop(inode)
+    def take(self, inode: int) -> int:
+        """Hand one over: livecr's descriptor of it."""
+        return self._here.pop(inode).detach()
+
+    def numbers(self, sockets: dict[int, UnixSocket]) -> dict[int, int]:
+        """livecr's descriptors of these, by the same keys."""
+        return {i: self._here[record.inode].fileno() for i, record in sockets.items()}
 
     def close(self) -> None:
         """Close livecr's duplicates, those of closed peers among them."""
@@ -77,7 +73,24 @@ class _Sockets:
         self._here.clear()
 
     def make(self) -> None:
-        """All of them, as they were."""
+        """All of them, with their names. No seed has a descriptor open before or after.
+
+        Raises Refused, Failed.
+        """
+        try:
+            self._make()
+        except OSError as error:
+            raise _failed(error) from None
+
+    def fill(self, descriptors: dict[int, int]) -> None:
+        """Put back what was in them, and all else. ``descriptors``: livecr's own, by the places of their
+        descriptions. Raises Refused, Failed."""
+        try:
+            self._finish(descriptors)
+        except OSError as error:
+            raise _failed(error) from None
+
+    def _make(self) -> None:
         accepted: list[tuple[int, int, UnixSocket]] = []
         for record in self._records.values():
             if not self._is_joined(record):
@@ -103,7 +116,6 @@ class _Sockets:
             self._accept(end, client, listener)
         for seed in self._seeds.values():
             seed.drop_fetched()
-        self._finish()
 
     def _is_joined(self, record: UnixSocket) -> bool:
         """Whether it was made together with its peer. Datagram sockets may have been connected by name."""
@@ -226,10 +238,10 @@ class _Sockets:
 
     # -- what is in them ---------------------------------------------------------------------------------
 
-    def _finish(self) -> None:
+    def _finish(self, descriptors: dict[int, int]) -> None:
         """Data first, then what would forbid to send it: peers, sizes, shutdown."""
         for record in self._records.values():
-            self._fill(record)
+            self._fill(record, descriptors)
         for record in self._records.values():
             sock = self._here[record.inode]
             if record.peer is not None and not self._is_joined(record):
@@ -244,7 +256,7 @@ class _Sockets:
             os.fchown(sock.fileno(), record.uid, record.gid)
             os.set_blocking(sock.fileno(), not record.flags & os.O_NONBLOCK)
 
-    def _fill(self, record: UnixSocket) -> None:
+    def _fill(self, record: UnixSocket, descriptors: dict[int, int]) -> None:
         named = {other.name: other.inode for other in self._records.values() if other.name}
         for message in record.messages:
             joined = self._is_joined(record)
@@ -255,11 +267,11 @@ class _Sockets:
             else:
                 sender = self._nobody()
             sender.setsockopt(SOL_SOCKET, SO_SNDBUFFORCE, _FILLING_BYTES)
+            address = None if joined else _address(record)
+            control = _control(message, descriptors)
             try:
-                if joined:
-                    _send(sender, message.data)
-                else:
-                    sender.sendto(message.data, _MSG_DONTWAIT, _address(record))
+                with _Alive(message.credentials):
+                    _send(sender, message.data, control, address)
             except OSError as error:
                 raise Failed(f"its data cannot be put back: {error.strerror}", where=_where(record)) from None
 
@@ -289,13 +301,59 @@ def _connect_to_server(sock: socket, record: UnixSocket) -> None:
         ) from None
 
 
-def _send(sender: socket, data: bytes) -> None:
-    """All of it; a message goes as a whole, a stream may take it in parts."""
+def _control(message: Message, descriptors: dict[int, int]) -> list[tuple[int, int, bytes]]:
+    """What goes along with a message, as sendmsg of Python takes it."""
+    control = []
+    if message.credentials:
+        own = message.credentials  # struct ucred
+        ids = b"".join(number.to_bytes(4, "little") for number in (own.pid, own.uid, own.gid))
+        control.append((SOL_SOCKET, _SCM_CREDENTIALS, ids))
+    if message.descriptors:
+        fds = b"".join(descriptors[place].to_bytes(4, "little") for place in message.descriptors)
+        control.append((SOL_SOCKET, _SCM_RIGHTS, fds))
+    return control
+
+
+def _send(sender: socket, data: bytes, control: list[tuple[int, int, bytes]], address: bytes | None) -> None:
+    """All of it; a message goes as a whole, a stream may take it in parts, descriptors with the first."""
+    where = () if address is None else (address,)
     while True:
-        sent = sender.send(data, _MSG_DONTWAIT)
+        sent = sender.sendmsg([data], control, _MSG_DONTWAIT, *where)
         data = data[sent:]
         if not data:
             return
+        control = [one for one in control if one[1] != _SCM_RIGHTS]
+
+
+class _Alive:
+    """Only the PID of a process can be sent. For one that has ended another stands in meanwhile."""
+
+    def __init__(self, credentials: Credentials | None) -> None:
+        self._pid = credentials.pid if credentials and not _exists(credentials.pid) else 0
+
+    def __enter__(self) -> None:
+        result = lib.lcr_stand_in(self._pid) if self._pid else 0
+        if result == -_EEXIST:  # it is still the number of a group or a session, which will do
+            self._pid = 0
+        elif result < 0:
+            raise OSError(-result, os.strerror(-result))
+
+    def __exit__(self, *exc: object) -> None:
+        if self._pid:
+            os.kill(self._pid, _SIGKILL)
+            os.waitpid(self._pid, 0)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _failed(error: OSError) -> Failed:
+    return Failed(f"its unix sockets: {error.strerror}", where="unix sockets")
 
 
 def _set_options(sock: socket, record: UnixSocket) -> None:

@@ -97,14 +97,6 @@ WAIT = "\nprint('ready', flush=True)\nwhile True: time.sleep(0.01)\n"
 
 # What a program does, and how the refusal names it; {pid} is its own.
 REFUSED = {
-    "a descriptor on its way": (
-        "socket.send_fds(a, [b'x'], [1])",
-        "it holds a message with descriptors",
-    ),
-    "credentials": (
-        "b.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1); a.send(b'x')",
-        "it holds a message with descriptors, credentials",
-    ),
     "urgent data": ("a.send(b'x'); a.send(b'y', socket.MSG_OOB)", "urgent data"),
     "a waiting connection": (
         "l = socket.socket(1); l.bind(name); l.listen(); c = socket.socket(1); c.connect(name)",
