@@ -318,7 +318,7 @@ def save(
         in_the_way = _obstacles(table, unix_peer)
         if in_the_way:
             raise Refused.because(in_the_way)
-        return _save(table, keeper, lambda d: _duplicate(d, duplicate), queues)
+        return _save(table, keeper, lambda d: _duplicate(d, duplicate), queues, unix_peer)
 
 
 def _duplicate(d: procfs.Descriptor, duplicate: Callable[[procfs.Descriptor], int]) -> int:
@@ -330,6 +330,7 @@ def _save(
     keeper: files.Keeper,
     duplicate: Callable[[procfs.Descriptor], int],
     queues: unix_in_flight.Queues,
+    unix_peer: str,
 ) -> tuple[dict[int, list[Descriptor]], Table]:
     known = _Known()
     own: dict[int, list[Descriptor]] = {pid: [] for pid in table.pids}
@@ -339,7 +340,8 @@ def _save(
     leased: list[owners.Lease] = []
     indices = [(d, *known.index(d, table.stats[d])) for d in table.open]
     in_flight = {d.fd: index for d, index, _ in indices if isinstance(d, unix_in_flight.InFlight)}
-    sockets = sockets_unix.Saver(duplicate, table.of(sockets_unix), table.stats, queues, in_flight)
+    policy = (queues, in_flight, table.insiders, unix_peer)
+    sockets = sockets_unix.Saver(duplicate, table.of(sockets_unix), table.stats, *policy)
     rings = io_uring.Rings()
     epolls = table.of(epoll)
     terminals, terminal = table.terminals().save()

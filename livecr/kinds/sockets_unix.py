@@ -13,8 +13,9 @@ from livecr.errors import Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import holders, procfs, sock_diag
 from livecr.kernel.pidfd import Duplicate
+from livecr.kinds import unix_backlog
 from livecr.kinds.unix_in_flight import InFlight, Queues, has_error
-from livecr.kinds.unix_queues import Credentials, Message, buffer_bytes
+from livecr.kinds.unix_queues import Message, buffer_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class UnixSocket(Record, tag="unix-socket"):
     ``server``: the name of another program's datagram socket, to which it is connected again, or b"".
     ``peer_name``: what getpeername says. ``name``: what getsockname says; ``directory``: where it starts if
     it is a relative path. ``file``: None if there is none. ``creator_pid``, ``creator_uid``,
-    ``creator_gid``: of SO_PEERCRED, 0 and -1 if that names nobody.
+    ``creator_gid``: of SO_PEERCRED, 0 and -1 if that names nobody. ``waiting``: at one that listens; their
+    clients are records of their own, with a ``peer`` of None.
     """
 
     inode: int
@@ -104,6 +106,7 @@ class UnixSocket(Record, tag="unix-socket"):
     gid: int
     options: list[Option]
     messages: list[Message]
+    waiting: list[unix_backlog.Waiting]
 
 
 def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | None:
@@ -142,6 +145,8 @@ def obstacles(
             outside[one.peer] = one.inode
         elif one.peer in ours and one.inode not in ours:
             outside[one.inode] = one.peer
+        if one.inode in ours:
+            outside |= {client: one.inode for client in one.waiting if client and client not in ours}
     # A socket that no process has open may be in flight, until all queues have been looked at.
     is_open = is_frozen or not any(told[inode].queue for inode in ours if inode in told)
     having = holders.others(insiders, {f"socket:[{inode}]" for inode in outside})
@@ -155,6 +160,8 @@ def obstacles(
         if holder:
             whom = f"process {holder[0]} ({holder[1]}, descriptor {holder[2]})"
         relation = "is shared with" if theirs == inode else "is connected to"
+        if theirs in told[inode].waiting:
+            relation = "has a connection that waits to be accepted, of"
         relation = f"the unix socket {_named(told[inode])} {relation} {whom}"
         way_out = "close the connection, or start the program without it"
         if theirs != inode:
@@ -164,16 +171,27 @@ def obstacles(
 
 
 def _own_obstacle(
-    d: procfs.Descriptor, told: dict[int, Told], ours: set[int], insiders: frozenset[int], unix_peer: str
+    d: procfs.Descriptor,
+    told: dict[int, Told],
+    ours: set[int],
+    insiders: frozenset[int],
+    unix_peer: str,
 ) -> tuple[str, str] | None:
     one = told.get(int(d.target[len("socket:[") : -1]))
     if one is None:
         return f"{d.target} is of another network namespace", "run livecr in that one"
-    name, later = f"the unix socket {_named(one)}", "try again a little later"
-    if one.state == sock_diag.LISTENING and one.queue:
-        return f"{name} has connections that wait to be accepted", later
-    if one.peer == 0 and one.type != SOCK_DGRAM and one.shutdown != BOTH:
-        return f"{name} is not connected yet", later
+    name = f"the unix socket {_named(one)}"
+    waits = unix_backlog.obstacle(name, one)
+    if waits:
+        return waits
+    at = [other for other in told.values() if one.inode in other.waiting]
+    if (
+        one.peer == 0
+        and one.type != SOCK_DGRAM
+        and not any(other.inode in ours for other in at)
+        and (at or one.shutdown != BOTH)
+    ):
+        return f"{name} is not connected yet", "try again a little later"
     listening = {told[i].name for i in ours if i in told and told[i].state == sock_diag.LISTENING}
     alike = [other for other in told.values() if other.name == one.name and other is not one]
     if one.name and one.name not in listening and alike:
@@ -271,12 +289,16 @@ class Saver:
         stats: dict[procfs.Descriptor, os.stat_result],
         queues: Queues,
         places: dict[int, int],
+        insiders: frozenset[int],
+        unix_peer: str,
     ) -> None:
         """``descriptors``: all unix sockets of the tree, also those in flight; ``queues``: what is in them;
         ``places``: of livecr's descriptors of what is in flight, their place in the list of descriptions."""
         self._duplicate = duplicate
         self._queues = queues
         self._places = places
+        self._insiders = insiders
+        self._closes = unix_peer == CLOSE
         self._ours = {stats[d].st_ino for d in descriptors}
         self._holders = {d.pid for d in descriptors if not isinstance(d, InFlight)}
         self._told: dict[int, Told] | None = None
@@ -318,13 +340,23 @@ class Saver:
                 gid=stat.st_gid,
                 options=_options(sock),
                 messages=self._messages(one, d),
+                waiting=self._waiting(one, d),
             )
         finally:
             sock.close()
 
+    def _waiting(self, one: Told, d: procfs.Descriptor) -> list[unix_backlog.Waiting]:
+        if one.state != sock_diag.LISTENING:
+            return []
+        connections, stand_in = self._queues.backlog(one.inode), min(self._holders, default=0)
+        common = (connections, one, self._ours, self._insiders, stand_in, _where(one, d))
+        return unix_backlog.save(*common, closes=self._closes)
+
     def _connection(self, one: Told, peer_name: bytes) -> tuple[int | None, bytes, int, bytes]:
         """Peer, server, shutdown and peer_name of the record; another program's socket counts as closed."""
         assert self._told is not None
+        if any(one.inode in self._told[inode].waiting for inode in self._ours if inode in self._told):
+            return None, b"", one.shutdown, b""
         if not one.peer or one.peer in self._ours:
             return one.peer, b"", one.shutdown, peer_name
         theirs = self._told.get(one.peer)
@@ -334,7 +366,7 @@ class Saver:
 
     def _messages(self, one: Told, d: procfs.Descriptor) -> list[Message]:
         found = self._queues.of(one.inode)
-        where = d.where if isinstance(d, InFlight) else f"process {d.pid}, unix socket {_named(one)}"
+        where = _where(one, d)
         assert self._told is not None
         peer = self._told.get(one.peer) if one.peer else None
         mutual = peer is not None and peer.peer == one.inode
@@ -362,15 +394,15 @@ class Saver:
             Message(
                 data=message.data,
                 source=message.source,
-                credentials=_credentials(message.credentials),
+                credentials=unix_backlog.credentials(message.credentials),
                 descriptors=[self._places[fd] for fd in message.fds],
             )
             for message in found
         ]
 
 
-def _credentials(told: tuple[int, int, int] | None) -> Credentials | None:
-    return None if told is None else Credentials(pid=told[0], uid=told[1], gid=told[2])
+def _where(one: Told, d: procfs.Descriptor) -> str:
+    return d.where if isinstance(d, InFlight) else f"process {d.pid}, unix socket {_named(one)}"
 
 
 def _options(sock: socket) -> list[Option]:

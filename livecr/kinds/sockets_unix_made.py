@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 
-from livecr._native import lib
 from livecr.errors import Failed, Refused
 from livecr.kernel import sock_diag
 from livecr.kernel.pidfd import duplicate
+from livecr.kinds import unix_sending
 from livecr.kinds.sockets_unix import (
     BOTH,
     OPTIONS,
@@ -25,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
 
-    from livecr.kinds.unix_queues import Credentials, Message
+    from livecr.kinds.unix_backlog import Waiting
     from livecr.target.spawn import Seed
 
 __all__ = ["Made"]
@@ -33,11 +33,9 @@ __all__ = ["Made"]
 AF_UNIX, SOCK_CLOEXEC = 1, 0o2000000
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 _FORCED = {"SO_SNDBUF": SO_SNDBUFFORCE, "SO_RCVBUF": SO_RCVBUFFORCE}
-_MSG_DONTWAIT = 0x40
-_SCM_RIGHTS, _SCM_CREDENTIALS, _SIGKILL, _EEXIST = 1, 2, 9, 17
+# Clients that are closed while they wait to be accepted: as inodes, of which there are less.
+_CLOSING = 1 << 64
 _SUN_PATH_BYTES = 108
-# While a queue is filled: how the sender's data lies in buffers, and so how much room it takes, may differ.
-_FILLING_BYTES = 1 << 30
 
 
 class Made:
@@ -52,6 +50,8 @@ class Made:
         self._seeds = seeds
         self._root = next(iter(seeds.values()))
         self._here: dict[int, socket] = {}
+        self._closing = _CLOSING
+        self._waiting: list[tuple[int, Waiting, UnixSocket]] = []
         self._listeners = {
             (record.socket_type, record.name): record
             for record in records
@@ -111,9 +111,11 @@ class Made:
             if record.inode not in (end for end, _, _ in accepted):
                 self._bind(record)
         for record in self._listeners.values():
-            self._listen(record)
+            self._listen(record, record.backlog)
         for end, client, listener in accepted:
             self._accept(end, client, listener)
+        for record in self._listeners.values():
+            self._wait(record)
         for seed in self._seeds.values():
             seed.drop_fetched()
 
@@ -138,7 +140,7 @@ class Made:
 
     # -- calls in a seed ---------------------------------------------------------------------------------
 
-    def _creator(self, record: UnixSocket) -> Seed:
+    def _creator(self, record: UnixSocket | Waiting) -> Seed:
         """The process that SO_PEERCRED shall name."""
         return self._seeds.get(record.creator_pid, self._root)
 
@@ -147,7 +149,7 @@ class Made:
         ours = self._here[inode].fileno()
         return seed.fetch([ours])[ours]
 
-    def _as_user(self, record: UnixSocket, name: str, *args: int) -> None:
+    def _as_user(self, record: UnixSocket | Waiting, name: str, *args: int) -> None:
         """One call with the effective user and group that SO_PEERCRED shall name."""
         uid, gid = max(record.creator_uid, 0), max(record.creator_gid, 0)
         program = Program()
@@ -160,7 +162,8 @@ class Made:
             program.add("setresgid", -1, 0, -1)
         result = self._creator(record).run(program)[2 if uid or gid else 0]
         if result < 0:
-            raise Failed(f"{name}: {os.strerror(-result)}", where=_where(record))
+            where = _where(record) if isinstance(record, UnixSocket) else "a client that waits"
+            raise Failed(f"{name}: {os.strerror(-result)}", where=where)
 
     def _create(self, inode: int, type: int) -> None:
         program = Program()
@@ -175,20 +178,44 @@ class Made:
         self._took(record.inode, int.from_bytes(both[:4], "little"), seed)
         self._took(peer, int.from_bytes(both[4:], "little"), seed)
 
-    def _listen(self, record: UnixSocket) -> None:
-        self._as_user(record, "listen", self._there(record.inode, self._creator(record)), record.backlog)
+    def _listen(self, record: UnixSocket, backlog: int) -> None:
+        self._as_user(record, "listen", self._there(record.inode, self._creator(record)), backlog)
 
     def _accept(self, end: int, client: int, listener: UnixSocket) -> None:
         record = self._records.get(end) or self._records[client]
+        self._connect(record, client, listener)
+        seed = self._creator(record)
+        program = Program()
+        program.add("accept4", self._there(listener.inode, seed), 0, 0, SOCK_CLOEXEC)
+        self._took(end, seed.run(program)[0], seed)
+
+    def _connect(self, maker: UnixSocket | Waiting, client: int, listener: UnixSocket) -> None:
+        """By the process of which SO_PEERCRED of the accepted socket shall tell."""
         address = AF_UNIX.to_bytes(2, "little") + os.fsencode(_address(listener))
         length = len(address) if listener.name.startswith(b"\0") else len(address) + 1
-        seed = self._creator(record)
-        ends = self._there(client, seed), self._there(listener.inode, seed)
-        at = seed.put(address + b"\0")
-        self._as_user(record, "connect", ends[0], at, length)
-        program = Program()
-        program.add("accept4", ends[1], 0, 0, SOCK_CLOEXEC)
-        self._took(end, seed.run(program)[0], seed)
+        seed = self._creator(maker)
+        number = self._there(client, seed)
+        self._as_user(maker, "connect", number, seed.put(address + b"\0"), length)
+
+    def _wait(self, listener: UnixSocket) -> None:
+        """Its clients connect, and nobody accepts. No more may than the backlog and one."""
+        if (
+            listener.waiting
+        ):  # what messages are to tell (SO_PASSCRED …) is inherited in connect since Linux 6.16
+            _set_options(self._here[listener.inode], listener)
+        if len(listener.waiting) > listener.backlog:
+            self._listen(listener, len(listener.waiting))
+        for waiting in listener.waiting:
+            client = waiting.client or self._closing + 1
+            if not waiting.client:
+                self._closing = client
+                self._create(client, listener.socket_type)
+                if waiting.client_name:
+                    self._bind_to(self._here[client], waiting.client_name, _where(listener))
+            self._waiting.append((client, waiting, listener))
+            self._connect(waiting, client, listener)
+        if len(listener.waiting) > listener.backlog:
+            self._listen(listener, listener.backlog)
 
     def _took(self, inode: int, number: int, seed: Seed) -> None:
         import _socket
@@ -242,6 +269,12 @@ class Made:
         """Data first, then what would forbid to send it: peers, sizes, shutdown."""
         for record in self._records.values():
             self._fill(record, descriptors)
+        for client, waiting, listener in self._waiting:
+            sender = self._here[client]
+            for message in waiting.messages:
+                unix_sending.send(sender, message, {}, None, _where(listener))
+            if not waiting.client:
+                self._here.pop(client).close()
         for record in self._records.values():
             sock = self._here[record.inode]
             if record.peer is not None and not self._is_joined(record):
@@ -266,14 +299,8 @@ class Made:
                 sender = self._here[named[message.source]]
             else:
                 sender = self._nobody()
-            sender.setsockopt(SOL_SOCKET, SO_SNDBUFFORCE, _FILLING_BYTES)
             address = None if joined else _address(record)
-            control = _control(message, descriptors)
-            try:
-                with _Alive(message.credentials):
-                    _send(sender, message.data, control, address)
-            except OSError as error:
-                raise Failed(f"its data cannot be put back: {error.strerror}", where=_where(record)) from None
+            unix_sending.send(sender, message, descriptors, address, _where(record))
 
     def _nobody(self) -> socket:
         """A socket without a name, to send from."""
@@ -299,57 +326,6 @@ def _connect_to_server(sock: socket, record: UnixSocket) -> None:
             where=_where(record),
             way_out="start that program",
         ) from None
-
-
-def _control(message: Message, descriptors: dict[int, int]) -> list[tuple[int, int, bytes]]:
-    """What goes along with a message, as sendmsg of Python takes it."""
-    control = []
-    if message.credentials:
-        own = message.credentials  # struct ucred
-        ids = b"".join(number.to_bytes(4, "little") for number in (own.pid, own.uid, own.gid))
-        control.append((SOL_SOCKET, _SCM_CREDENTIALS, ids))
-    if message.descriptors:
-        fds = b"".join(descriptors[place].to_bytes(4, "little") for place in message.descriptors)
-        control.append((SOL_SOCKET, _SCM_RIGHTS, fds))
-    return control
-
-
-def _send(sender: socket, data: bytes, control: list[tuple[int, int, bytes]], address: bytes | None) -> None:
-    """All of it; a message goes as a whole, a stream may take it in parts, descriptors with the first."""
-    where = () if address is None else (address,)
-    while True:
-        sent = sender.sendmsg([data], control, _MSG_DONTWAIT, *where)
-        data = data[sent:]
-        if not data:
-            return
-        control = [one for one in control if one[1] != _SCM_RIGHTS]
-
-
-class _Alive:
-    """Only the PID of a process can be sent. For one that has ended another stands in meanwhile."""
-
-    def __init__(self, credentials: Credentials | None) -> None:
-        self._pid = credentials.pid if credentials and not _exists(credentials.pid) else 0
-
-    def __enter__(self) -> None:
-        result = lib.lcr_stand_in(self._pid) if self._pid else 0
-        if result == -_EEXIST:  # it is still the number of a group or a session, which will do
-            self._pid = 0
-        elif result < 0:
-            raise OSError(-result, os.strerror(-result))
-
-    def __exit__(self, *exc: object) -> None:
-        if self._pid:
-            os.kill(self._pid, _SIGKILL)
-            os.waitpid(self._pid, 0)
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _failed(error: OSError) -> Failed:

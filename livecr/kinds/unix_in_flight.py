@@ -8,15 +8,18 @@ or themselves. Called by descriptors.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from livecr.errors import Refused
 from livecr.kernel import procfs, sock_diag
+from livecr.kernel.bpf import Unavailable
 from livecr.kernel.pidfd import Duplicate
 from livecr.kinds import unix_queues
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.kernel.sock_diag import UnixSocket as Told
+    from livecr.kernel.unix_backlog import Connection
 
 __all__ = ["InFlight", "Queues", "has_error"]
 
@@ -47,6 +50,7 @@ class Queues:
     def __init__(self) -> None:
         self._told: dict[int, Told] = {}
         self._queues: dict[int, list[unix_queues.Peeked]] = {}
+        self._backlogs: dict[int, list[Connection]] = {}
 
     def __enter__(self) -> Queues:
         return self
@@ -65,6 +69,7 @@ class Queues:
             return []
         self._queues[inode] = []
         if one.state == sock_diag.LISTENING:
+            self._look_at_backlog(d, one)
             return []
         named = os.fsdecode(one.name).replace("\0", "@")
         socket = f"unix socket {named + ' ' if named else ''}(socket:[{inode}])"
@@ -75,6 +80,18 @@ class Queues:
             queue = unix_queues.peek(fd, one.type, bool(one.shutdown & _RCV_SHUTDOWN), where)
         self._queues[inode] = queue
         return [InFlight(fd, where) for message in queue for fd in message.fds]
+
+    def _look_at_backlog(self, d: procfs.Descriptor, one: Told) -> None:
+        """Without BPF there is an obstacle, of which unix_backlog tells."""
+        if one.queue:
+            from livecr.kernel.unix_backlog import connections
+
+            with suppress(Unavailable), Duplicate(d.pid, d.fd) as fd:
+                self._backlogs[one.inode] = connections(fd)
+
+    def backlog(self, inode: int) -> list[Connection]:
+        """The connections that wait at one that listens and has been looked at."""
+        return self._backlogs.get(inode, [])
 
     def of(self, inode: int) -> list[unix_queues.Peeked]:
         """The messages in one that has been looked at."""
