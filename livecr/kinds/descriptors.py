@@ -37,6 +37,7 @@ from livecr.kinds import (
     timerfd,
     ttys,
     unix_in_flight,
+    unsaved,
 )
 from livecr.target.program import Program
 
@@ -90,6 +91,8 @@ _LATER = -1  # made when there is a process to make it in
 KINDS: tuple[tuple[Callable[[int], bool], str, ModuleType], ...] = (
     (st.S_ISREG, "mqueue:", mqueue),
     (st.S_ISREG, "/memfd:", memfd),
+    (st.S_ISREG, "/secretmem (deleted)", unsaved),
+    (st.S_ISREG, "/dmabuf:", unsaved),
     (st.S_ISREG, "/", files),
     (st.S_ISDIR, "/", files),
     (st.S_ISCHR, "/dev/pts/", ttys),
@@ -167,7 +170,7 @@ class Descriptors:
             name = "mqueue:"
         for is_type, prefix, module in KINDS:
             if is_type(mode) and name.startswith(prefix):
-                return module
+                return None if module is unsaved else module
         return None
 
     def of(self, module: ModuleType) -> list[procfs.Descriptor]:
@@ -188,11 +191,11 @@ class Descriptors:
                 new.is_open = any(_is_same(new, one) for one in in_tables.get(_file(self.stats[new]), ()))
                 self.open.append(new)
 
-    def name(self, d: procfs.Descriptor) -> str:
-        """What one of no kind is, in words."""
+    def unsaved(self, d: procfs.Descriptor) -> tuple[str, str]:
+        """What one of no kind is, in words, and the way out."""
         if st.S_ISSOCK(self.stats[d].st_mode):
-            return f"{_FAMILIES.get(self.protocol(d), f'a socket of {self.protocol(d)}')} ({d.target})"
-        return _name(d)
+            return unsaved.socket(self.protocol(d), d.target)
+        return unsaved.file(d.target)
 
     def terminals(self) -> ttys.Look:
         """Those of them as they are now; looked at once."""
@@ -219,32 +222,6 @@ def _is_same(one: procfs.Descriptor, other: procfs.Descriptor) -> bool:
     return bool(lib.lcr_syscall(_NR_KCMP, one.pid, other.pid, _KCMP_FILE, one.fd, other.fd, 0) == 0)
 
 
-# Sockets that are not saved, by what the kernel calls their protocol.
-_FAMILIES = {
-    "PACKET": "a packet socket",
-    "AF_VSOCK": "a vsock socket",
-    "ALG": "a crypto socket (AF_ALG)",
-    "XDP": "an XDP socket",
-    "MPTCP": "a multipath TCP socket",
-    "MPTCPv6": "a multipath TCP socket",
-    "SCTP": "an SCTP socket",
-    "SCTPv6": "an SCTP socket",
-}
-
-
-def _name(d: procfs.Descriptor) -> str:
-    for prefix, name in (
-        ("anon_inode:[eventpoll]", "an epoll instance"),
-        ("anon_inode:inotify", "an inotify instance"),
-        ("anon_inode:", "a " + d.target.removeprefix("anon_inode:").strip("[]")),
-        ("/memfd:", "a memfd"),
-        ("/dev/", "a device"),
-    ):
-        if d.target.startswith(prefix):
-            return f"{name} ({d.target})"
-    return d.target
-
-
 # What a process is needed for, to know it or to make it again, so that it has to be in a table as well.
 _NOT_IN_FLIGHT: dict[ModuleType | None, str] = {
     epoll: "an epoll instance",
@@ -269,8 +246,8 @@ def _obstacles(table: Descriptors, unix_peer: str) -> list[Obstacle]:
             found.append(Obstacle(d.where, what, way_out))
             continue
         if module is None:
-            way_out = "this version of livecr does not know this kind"
-            found.append(Obstacle(d.where, f"{table.name(d)} cannot be saved", way_out))
+            name, way_out = table.unsaved(d)
+            found.append(Obstacle(d.where, f"{name} cannot be saved", way_out))
             continue
         lock = locks.obstacle(d)
         if lock:
