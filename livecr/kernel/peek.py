@@ -28,7 +28,7 @@ OBJECT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "native", "pee
 _ANSWERS = 16
 _REQUEST = Struct(f"=IIQiI{_ANSWERS}Q")
 _DATA_BYTES = 256
-_READ, _QUEUE, _UNDO, _FILTERS = 0, 1, 2, 3
+_READ, _QUEUE, _UNDO, _FILTERS, _DATAGRAMS = 0, 1, 2, 3, 5
 _PAGE_BYTES = 4096  # ipc/msgutil.c: each piece of a message fills a page together with its head
 _COOKIE_BYTES = 32  # NOTIFY_COOKIE_LEN of <linux/mqueue.h>
 _LONGEST_BYTES = 16 << 20  # HARD_MSGSIZEMAX
@@ -140,6 +140,10 @@ class Peek:
             found.insert(0, self.read(program, count * _INSTRUCTION_BYTES))
             at = self.word(at + told["filter.prev"])
         return found
+
+    def datagrams(self, fd: int) -> int:
+        """How many wait in livecr's own UDP socket ``fd``."""
+        return self.ask(_DATAGRAMS, fd)[0]
 
     # -- structures --------------------------------------------------------------------------------------
 

@@ -1,8 +1,7 @@
 """What waits in the receive queue of a unix socket: message by message, copied without being consumed.
 
 Relies on MSG_PEEK; on SO_PEEK_OFF for messages behind the first; and on SO_PASSCRED, without which the kernel
-does not tell which messages have credentials. Both options are put back by the process that sets them, which
-a kill of livecr does not end (native/ext/to_the_end.c). Called by unix_in_flight.
+does not tell which messages have credentials (kernel/recvmsg). Called by unix_in_flight.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from struct import Struct
 from livecr._native import ffi, lib
 from livecr.errors import Failed, Refused
 from livecr.image.record import Record
+from livecr.kernel import recvmsg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,24 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Credentials", "Message", "Peeked", "buffer_bytes", "peek"]
 
-_NR_RECVFROM, _NR_RECVMSG, _NR_SETSOCKOPT = 45, 47, 54
-_SOL_SOCKET, _SO_PASSCRED, _SO_PEEK_OFF = 1, 16, 42
+_NR_RECVFROM = 45
+_SOL_SOCKET, _SO_PASSCRED = 1, 16
 _SOCK_STREAM = 1
 _FIONREAD, _SIOCOUTQ = 0x541B, 0x5411
 _AF_UNIX, _SOCK_CLOEXEC, _SO_SNDBUFFORCE = 1, 0o2000000, 32
 _MSG_OOB, _MSG_PEEK, _MSG_CTRUNC, _MSG_TRUNC, _MSG_DONTWAIT = 0x1, 0x2, 0x8, 0x20, 0x40
-_MSG_CMSG_CLOEXEC = 0x40000000
 _OUT_OF_BAND = _MSG_OOB | _MSG_PEEK | _MSG_DONTWAIT
-_PEEK = _MSG_PEEK | _MSG_DONTWAIT | _MSG_CMSG_CLOEXEC
 _FIRST_BYTES = 1 << 16
 _LONGEST_BYTES = 1 << 30
 _EFAULT, _EINVAL, _EAGAIN, _ENOTCONN = -14, -22, -11, -107
-_FAULT, _NOWHERE = -1, 8  # an address where nothing is
-#: struct msghdr: name and its length, vector and its length, control data and its length, flags.
-_MSGHDR = Struct("=QI4xQQQQi4x")
-_CMSGHDR = Struct("=Qii")
-_IOVEC, _UCRED = Struct("=QQ"), Struct("=iII")
-_NAME_BYTES, _CONTROL_BYTES, _FAMILY_BYTES = 110, 4096, 2
+_UCRED, _FAMILY_BYTES = Struct("=iII"), 2
 # <linux/socket.h>. Of a message without credentials a pid of 0 and these ids are told.
 _SCM_RIGHTS, _SCM_CREDENTIALS, _SCM_SECURITY, _SCM_PIDFD = 1, 2, 3, 4
 _NO_ONE = (0, 65534, 65534)
@@ -116,11 +109,8 @@ class _Queue:
     """One socket's."""
 
     def __init__(self, fd: int, where: str) -> None:
-        from livecr.kernel.sockopt import integer
-
         self._fd = fd
         self._where = where
-        self._before = {name: integer(fd, name) for name in (_SO_PASSCRED, _SO_PEEK_OFF)}
 
     def stream(self, found: list[Peeked]) -> None:
         """A read ends behind a message with descriptors, before other credentials, and at urgent data."""
@@ -148,7 +138,7 @@ class _Queue:
         piece = found[-1]
         # They are in the last of the kernel's buffers that were read. If that does not fit, a fault ends the
         # read before it. (With less room a look at the bytes before it would tell of the descriptors too.)
-        first = self._peek(offset, len(piece.data) - 1, _FAULT) if len(piece.data) > 1 else None
+        first = self._peek(offset, len(piece.data) - 1, 0, faults=True) if len(piece.data) > 1 else None
         if first is not None:
             first.source = b""
             found.insert(len(found) - 1, first)
@@ -172,79 +162,42 @@ class _Queue:
             found.append(one)
             offset += len(one.data)
 
-    def _peek(self, offset: int, room: int, flags: int) -> Peeked | None:
-        """What is read from ``offset`` on; None if there is nothing.
+    def _peek(self, offset: int, room: int, flags: int, *, faults: bool = False) -> Peeked | None:
+        """What is read from ``offset`` on; None if there is nothing. See kernel/recvmsg.
 
-        With MSG_TRUNC in ``flags`` the data of a message longer than ``room`` is as long as the message; with
-        _FAULT a buffer of the kernel's that does not fit as a whole is not read at all.
+        With ``faults`` a buffer of the kernel's that does not fit as a whole is not read at all.
         """
-        name, data, control = (
-            ffi.new("char[]", size) for size in (_NAME_BYTES, max(room, 1), _CONTROL_BYTES)
-        )
-        parts = [(_at(data), room), (_NOWHERE, room)][: 2 if flags == _FAULT else 1]
-        vector = ffi.new("char[]", b"".join(_IOVEC.pack(*part) for part in parts))
-        head = _MSGHDR.pack(_at(name), _NAME_BYTES, _at(vector), len(parts), _at(control), _CONTROL_BYTES, 0)
-        header = ffi.new("char[]", head)
-        result = self._make_call(header, offset, _PEEK | max(flags, 0))
-        if result in (_EAGAIN, _ENOTCONN, _EINVAL, _EFAULT):
-            return None
-        if result < 0:
-            raise Failed(f"recvmsg: {os.strerror(-result)}", where=self._where)
-        _, name_bytes, _, _, _, control_bytes, told = _MSGHDR.unpack(ffi.buffer(header)[: _MSGHDR.size])
-        one = Peeked(bytes(ffi.buffer(data)[: min(result, room)]).ljust(result, b"\0"), b"", None, [])
-        one.source = _source(bytes(ffi.buffer(name)[:name_bytes]))
-        lost = self._take_control(bytes(ffi.buffer(control)[:control_bytes]), one)
-        if told & _MSG_CTRUNC:
+        options = [(_SOL_SOCKET, _SO_PASSCRED, 1), (_SOL_SOCKET, recvmsg.SO_PEEK_OFF, offset)]
+        got = recvmsg.peek(self._fd, room, flags, options, faults=faults)
+        if isinstance(got, int):
+            if got in (_EAGAIN, _ENOTCONN, _EINVAL, _EFAULT):
+                return None
+            raise Failed(f"recvmsg: {os.strerror(-got)}", where=self._where)
+        one = Peeked(got.data, _source(got.name), None, [])
+        lost = ""
+        for _, kind, value in got.control:
+            lost = self._take(kind, value, one) or lost
+        if got.flags & _MSG_CTRUNC:
             lost = "more descriptors than livecr may have open (ulimit -n)"
         if lost:
             one.close()
             raise self._refused(lost)
         return one
 
-    def _make_call(self, header: Any, offset: int, flags: int) -> int:
-        """recvmsg with both options set, and put back."""
-        told: list[Any] = []
-        wanted = [(_SO_PASSCRED, 1), (_SO_PEEK_OFF, offset)]
-        rows: list[tuple[int, ...]] = []
-        for option, value in [*wanted, (0, 0), *self._before.items()]:
-            if not option:
-                rows.append((_NR_RECVMSG, self._fd, _at(header), flags))
-                continue
-            told.append(ffi.new("int *", value))
-            rows.append((_NR_SETSOCKOPT, self._fd, _SOL_SOCKET, option, _at(told[-1]), 4))
-        calls = ffi.new("struct lcr_call[]", len(rows))
-        for call, (number, *args) in zip(calls, rows, strict=True):
-            call.nr = number
-            for i, arg in enumerate(args):
-                call.args[i] = arg
-        made = lib.lcr_calls_to_the_end(calls, len(rows))
-        results = [int(call.result) for call in calls]
-        failed = made or next((results[i] for i in (0, 1, 3, 4) if results[i] < 0), 0)
-        if failed:
-            raise Failed(f"looking at what waits in it: {os.strerror(-failed)}", where=self._where)
-        return results[2]
-
-    def _take_control(self, control: bytes, one: Peeked) -> str:
+    def _take(self, kind: int, value: bytes, one: Peeked) -> str:
         """What comes besides the bytes. The words for what cannot be kept, or ""."""
-        lost = ""
-        while len(control) >= _CMSGHDR.size:
-            length, _, kind = _CMSGHDR.unpack_from(control)
-            value = control[_CMSGHDR.size : length]
-            if kind in (_SCM_RIGHTS, _SCM_PIDFD):
-                fds = [int.from_bytes(value[at : at + 4], "little") for at in range(0, len(value), 4)]
-                if kind == _SCM_RIGHTS:
-                    one.fds += fds
-                else:
-                    os.close(fds[0])  # made of the credentials whenever it is read
-            elif kind == _SCM_CREDENTIALS:
-                told = _UCRED.unpack(value)
-                one.credentials = None if told == _NO_ONE else told
-                if told[0] == 0 and told != _NO_ONE:
-                    lost = "a message from a process of another PID namespace"
-            else:
-                lost = f"a message {_LOST.get(kind, f'with control data of type {kind}')}"
-            control = control[length + 7 & ~7 :]
-        return lost
+        if kind == _SCM_RIGHTS:
+            one.fds += [int.from_bytes(value[at : at + 4], "little") for at in range(0, len(value), 4)]
+        elif kind == _SCM_PIDFD:
+            os.close(int.from_bytes(value, "little"))  # made of the credentials whenever it is read
+        elif kind == _SCM_CREDENTIALS:
+            told = _UCRED.unpack(value)
+            one.credentials = None if told == _NO_ONE else told
+            if told[0] == 0 and told != _NO_ONE:
+                return "a message from a process of another PID namespace"
+        else:
+            return f"a message {_LOST.get(kind, f'with control data of type {kind}')}"
+        return ""
 
     def _refused(self, what: str) -> Refused:
         return Refused(f"it holds {what}", where=self._where, way_out=_LATER)

@@ -67,6 +67,7 @@ struct socket {
 
 struct sk_buff_head {
     struct sk_buff *next;
+    u32 qlen;
 } KERNEL;
 
 struct sock {
@@ -109,6 +110,10 @@ struct unix_sock {
     struct unix_address *addr;
     struct sock *peer;
     struct sk_buff *oob_skb;
+} KERNEL;
+
+struct udp_sock {
+    struct sk_buff_head reader_queue;
 } KERNEL;
 
 struct cred {
@@ -205,14 +210,14 @@ struct seccomp_filter {
 
 /* -- what is asked and answered; livecr/kernel/peek.py packs the same layout --------------------------------- */
 
-enum { READ, QUEUE, UNDO, FILTERS, BACKLOG };
+enum { READ, QUEUE, UNDO, FILTERS, BACKLOG, DATAGRAMS };
 enum { DATA_WORDS = 32, DATA_BYTES = 8 * DATA_WORDS }; /* a BPF stack has 512 bytes */
 
 struct request {
     u32 what;
     u32 bytes;   /* READ: how many, at most DATA_BYTES */
     u64 address; /* READ: where; QUEUE: livecr's descriptor of the queue; UNDO, FILTERS: its pidfd of the task;
-                    BACKLOG: its descriptor of a unix socket that listens */
+                    BACKLOG: its descriptor of a unix socket that listens; DATAGRAMS: of a UDP socket */
     s32 error;
     u32 unused;
     u64 answer[16];
@@ -327,6 +332,16 @@ static __always_inline void look_at_backlog(struct request *request)
     request->answer[15] = (u64)bpf_core_field_offset(struct pid, level) << 32 | bpf_core_field_offset(struct pid, numbers);
 }
 
+/* What has come in, and what readers have already set aside for themselves (net/ipv4/udp.c). */
+static __always_inline void count_datagrams(struct request *request)
+{
+    struct file *file = own_file(request->address);
+    struct socket *socket = BPF_CORE_READ(file, private_data);
+    struct sock *sock = BPF_CORE_READ(socket, sk);
+    struct udp_sock *udp = (void *)sock;
+    request->answer[0] = (u64)BPF_CORE_READ(sock, sk_receive_queue.qlen) + BPF_CORE_READ(udp, reader_queue.qlen);
+}
+
 /* By way of the stack: no helper writes to the context of a program. */
 static __always_inline void read_memory(struct request *request)
 {
@@ -351,6 +366,8 @@ int peek(struct request *request)
         look_at_filters(request);
     else if (request->what == BACKLOG)
         look_at_backlog(request);
+    else if (request->what == DATAGRAMS)
+        count_datagrams(request);
     else
         read_memory(request);
     return 0;

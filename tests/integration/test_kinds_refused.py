@@ -71,7 +71,18 @@ KINDS = {
         "    c.close()",
         "connections wait to be accepted on TCP",
     ),
-    "datagrams": ("udp.sendto(b'x', udp.getsockname())", "has datagrams or errors that are not read yet"),
+    "IPv6 datagrams": (
+        "s = socket.socket(10, 2); s.bind(('::1', 0)); s.sendto(b'x', s.getsockname())",
+        "has datagrams that are not read yet",
+    ),
+    "UDP-Lite datagrams": (
+        "s = socket.socket(2, 2, 136); s.bind(('127.0.0.1', 0)); s.sendto(b'x', s.getsockname())",
+        "has datagrams that are not read yet",
+    ),
+    "UDP errors": (
+        "s = socket.socket(2, 2); s.connect(('127.0.0.1', 9)); s.send(b'x')",
+        "has errors that are not read yet",
+    ),
     "corked datagrams": (
         "udp.setsockopt(17, 1, 1); udp.sendto(b'x', udp.getsockname())",
         "has data that is not sent yet",
