@@ -148,6 +148,8 @@ def _check_references(told: Content, image: str) -> None:
     named = [getattr(one, "terminal", None) for one in told.table.descriptions]
     references += [(owner.description, count) for owner in told.table.signal_owners]
     references += [(lease.description, count) for lease in told.table.leases]
+    messages = [one for d in told.table.descriptions for one in getattr(d, "messages", [])]
+    references += [(place, count) for message in messages for place in getattr(message, "descriptors", [])]
     references += [(place, len(terminals)) for place in named if place is not None]
     if any(not 0 <= index < length for index, length in references):
         raise BadImage("its records do not fit together", where=image)

@@ -108,6 +108,8 @@ def _unix_socket(description: UnixSocket) -> str:
         said.append(f"peer {description.peer}" if description.peer else "its peer is closed")
     if description.messages:
         said.append(f"{sum(len(message.data) for message in description.messages)} bytes in it")
+        in_flight = sum(len(message.descriptors) for message in description.messages)
+        said += [f"{in_flight} descriptors in flight"] if in_flight else []
     return ", ".join(said)
 
 

@@ -1,10 +1,10 @@
 """What the kernel keeps and no call tells without changing it: read by a BPF program of type syscall.
 
 The messages in a POSIX queue, whom it will notify, what semaphores get back when a process ends (SEM_UNDO),
-and the seccomp filters of a task that runs. Relies on native/bpf/peek.bpf.c (Linux 5.14, the kernel's own
-BTF, CAP_BPF and CAP_PERFMON); where any of it is missing, ``Peek.open`` says so. What is read of IPC must
-stand still: the process is frozen, and the only one that uses it. Called by kinds; ``LIVECR_WITHOUT=bpf``
-switches it off.
+the seccomp filters of a task that runs; and what unix_backlog reads. Relies on native/bpf/peek.bpf.c (Linux
+5.14, the kernel's own BTF, CAP_BPF and CAP_PERFMON); where any of it is missing, ``Peek.open`` says so. What
+is read of IPC must stand still: the process is frozen, and the only one that uses it. Called by kinds;
+``LIVECR_WITHOUT=bpf`` switches it off.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Peek", "Queue", "probe"]
+__all__ = ["Peek", "Queue", "probe", "restless"]
 
 OBJECT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "native", "peek.bpf.o")
 
@@ -28,7 +28,7 @@ OBJECT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "native", "pee
 _ANSWERS = 16
 _REQUEST = Struct(f"=IIQiI{_ANSWERS}Q")
 _DATA_BYTES = 256
-_READ, _QUEUE, _UNDO, _FILTERS = 0, 1, 2, 3
+_READ, _QUEUE, _UNDO, _FILTERS, _DATAGRAMS = 0, 1, 2, 3, 5
 _PAGE_BYTES = 4096  # ipc/msgutil.c: each piece of a message fills a page together with its head
 _COOKIE_BYTES = 32  # NOTIFY_COOKIE_LEN of <linux/mqueue.h>
 _LONGEST_BYTES = 16 << 20  # HARD_MSGSIZEMAX
@@ -86,14 +86,14 @@ class Peek:
 
         ``with_cookie``: its registration is of SIGEV_THREAD. Else these fields hold remains of others.
         """
-        told = dict(zip(_QUEUE_ANSWER, self._ask(_QUEUE, fd), strict=False))
+        told = dict(zip(_QUEUE_ANSWER, self.ask(_QUEUE, fd), strict=False))
         queue = Queue(told["value"], told["socket_inode"], b"")
         if with_cookie:
-            queue.cookie = self._read(told["cookie"], _COOKIE_BYTES)
+            queue.cookie = self.read(told["cookie"], _COOKIE_BYTES)
         for message in self._messages(told["root"], told, 0):
             queue.messages.append(message)
             if len(queue.messages) > _MOST_MESSAGES:
-                raise _restless()
+                raise restless()
         return queue
 
     def undo(self, pidfd: int, sizes: dict[int, int]) -> list[tuple[int, int, int]]:
@@ -101,25 +101,25 @@ class Peek:
 
         ``pidfd``: livecr's own of it; ``sizes``: how many semaphores each set has. Raises Failed.
         """
-        told = dict(zip(_UNDO_ANSWER, self._ask(_UNDO, pidfd), strict=False))
+        told = dict(zip(_UNDO_ANSWER, self.ask(_UNDO, pidfd), strict=False))
         found: list[tuple[int, int, int]] = []
         head = told["list_proc"]
-        at = self._word(head + told["list.next"]) if head else head
+        at = self.word(head + told["list.next"]) if head else head
         while at != head:
             undo = at - told["undo.list_proc"]
-            semid = int.from_bytes(self._read(undo + told["undo.semid"], 4), "little", signed=True)
+            semid = int.from_bytes(self.read(undo + told["undo.semid"], 4), "little", signed=True)
             values = undo + told["undo.semadj"]
             if not told["in_one"]:
-                values = self._word(values)
+                values = self.word(values)
             if semid in sizes:  # it is -1 when the set has been removed
-                raw = self._read(values, 2 * sizes[semid])
+                raw = self.read(values, 2 * sizes[semid])
                 for number in range(sizes[semid]):
                     by = int.from_bytes(raw[2 * number : 2 * number + 2], "little", signed=True)
                     if by:
                         found.append((semid, number, by))
-            at = self._word(at + told["list.next"])
+            at = self.word(at + told["list.next"])
             if len(found) > _MOST_MESSAGES:
-                raise _restless()
+                raise restless()
         return found
 
     def filters(self, pidfd: int) -> list[bytes]:
@@ -127,19 +127,23 @@ class Peek:
 
         ``pidfd``: livecr's own of it. The task may run: filters are only added. Raises Failed.
         """
-        told = dict(zip(_FILTERS_ANSWER, self._ask(_FILTERS, pidfd), strict=False))
+        told = dict(zip(_FILTERS_ANSWER, self.ask(_FILTERS, pidfd), strict=False))
         found: list[bytes] = []
         at, left = told["filter"], _FILTERS_MOST
         while at:
-            original = self._word(self._word(at + told["filter.prog"]) + told["prog.orig"])
-            count = int.from_bytes(self._read(original + told["orig.len"], 2), "little")
+            original = self.word(self.word(at + told["filter.prog"]) + told["prog.orig"])
+            count = int.from_bytes(self.read(original + told["orig.len"], 2), "little")
             left -= count
             if not original or not count or left < 0:
-                raise _restless()
-            program = self._word(original + told["orig.filter"])
-            found.insert(0, self._read(program, count * _INSTRUCTION_BYTES))
-            at = self._word(at + told["filter.prev"])
+                raise restless()
+            program = self.word(original + told["orig.filter"])
+            found.insert(0, self.read(program, count * _INSTRUCTION_BYTES))
+            at = self.word(at + told["filter.prev"])
         return found
+
+    def datagrams(self, fd: int) -> int:
+        """How many wait in livecr's own UDP socket ``fd``."""
+        return self.ask(_DATAGRAMS, fd)[0]
 
     # -- structures --------------------------------------------------------------------------------------
 
@@ -148,37 +152,40 @@ class Peek:
         if not node:
             return
         if depth > _DEEPEST:
-            raise _restless()
-        yield from self._messages(self._word(node + told["rb.right"]), told, depth + 1)
+            raise restless()
+        yield from self._messages(self.word(node + told["rb.right"]), told, depth + 1)
         head = node - told["node.rb_node"] + told["node.msg_list"]
-        at = self._word(head + told["list.next"])
+        at = self.word(head + told["list.next"])
         while at != head:
             yield self._message(at - told["msg.m_list"], told)
-            at = self._word(at + told["list.next"])
-        yield from self._messages(self._word(node + told["rb.left"]), told, depth + 1)
+            at = self.word(at + told["list.next"])
+        yield from self._messages(self.word(node + told["rb.left"]), told, depth + 1)
 
     def _message(self, message: int, told: dict[str, int]) -> tuple[int, bytes]:
         """struct msg_msg with its first piece behind it; further ones have a struct msg_msgseg each."""
-        priority, left = self._word(message + told["msg.m_type"]), self._word(message + told["msg.m_ts"])
+        priority, left = self.word(message + told["msg.m_type"]), self.word(message + told["msg.m_ts"])
         if left > _LONGEST_BYTES:
-            raise _restless()
-        content = self._read(message + told["msg"], min(left, _PAGE_BYTES - told["msg"]))
-        segment = self._word(message + told["msg.next"])
+            raise restless()
+        content = self.read(message + told["msg"], min(left, _PAGE_BYTES - told["msg"]))
+        segment = self.word(message + told["msg.next"])
         while len(content) < left:
-            content += self._read(segment + told["seg"], min(left - len(content), _PAGE_BYTES - told["seg"]))
-            segment = self._word(segment + told["seg.next"])
+            content += self.read(segment + told["seg"], min(left - len(content), _PAGE_BYTES - told["seg"]))
+            segment = self.word(segment + told["seg.next"])
         return priority, content
 
     # -- reading -----------------------------------------------------------------------------------------
 
-    def _ask(self, what: int, fd: int) -> list[int]:
+    def ask(self, what: int, fd: int) -> list[int]:
+        """The answer to one of the requests of peek.bpf.c about livecr's own descriptor ``fd``."""
         answer, _ = self._run(what, 0, fd)
         return answer
 
-    def _word(self, address: int) -> int:
-        return int.from_bytes(self._read(address, 8), "little")
+    def word(self, address: int) -> int:
+        """64 bits of the kernel's memory."""
+        return int.from_bytes(self.read(address, 8), "little")
 
-    def _read(self, address: int, size: int) -> bytes:
+    def read(self, address: int, size: int) -> bytes:
+        """So much of the kernel's memory. Raises Failed."""
         content = b""
         while len(content) < size:
             piece = min(size - len(content), _DATA_BYTES)
@@ -206,5 +213,6 @@ def probe() -> None:
     os.close(_load())
 
 
-def _restless() -> Failed:
+def restless() -> Failed:
+    """What is said of structures that change while they are read."""
     return Failed("what the kernel keeps does not stand still", way_out="try again")

@@ -6,11 +6,13 @@ Plain parsing of text that the kernel writes; nothing here is traced or changed.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 __all__ = [
     "Descriptor",
     "Mapping",
     "children",
+    "descriptor",
     "descriptors",
     "is_ending",
     "is_worker",
@@ -259,24 +261,27 @@ def descriptors(pid: int) -> list[Descriptor]:
     """Every open descriptor, ascending by number; of a running process, those that stay open meanwhile."""
     found = []
     for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
-        pos = flags = mount = 0
-        rest = []
-        try:
-            lines, target = _text(pid, f"fdinfo/{fd}").splitlines(), link(pid, f"fd/{fd}")
-        except FileNotFoundError:
-            continue  # it has just been closed
-        for line in lines:
-            name, _, value = line.partition(":")
-            if name == "pos":
-                pos = int(value)
-            elif name == "flags":
-                flags = int(value, 8)
-            elif name == "mnt_id":
-                mount = int(value)
-            else:
-                rest.append(line)
-        found.append(Descriptor(pid, fd, target, pos, flags, mount, rest))
+        with suppress(FileNotFoundError):  # it has just been closed
+            found.append(descriptor(pid, fd))
     return found
+
+
+def descriptor(pid: int, fd: int) -> Descriptor:
+    """One of them. Raises FileNotFoundError."""
+    pos = flags = mount = 0
+    rest = []
+    lines, target = _text(pid, f"fdinfo/{fd}").splitlines(), link(pid, f"fd/{fd}")
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == "pos":
+            pos = int(value)
+        elif name == "flags":
+            flags = int(value, 8)
+        elif name == "mnt_id":
+            mount = int(value)
+        else:
+            rest.append(line)
+    return Descriptor(pid, fd, target, pos, flags, mount, rest)
 
 
 def limits(pid: int) -> list[list[int]]:

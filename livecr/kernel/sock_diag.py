@@ -16,8 +16,8 @@ _NETLINK_SOCK_DIAG, _AF_NETLINK, _SOCK_RAW, _SOCK_CLOEXEC, _AF_UNIX = 4, 16, 3, 
 _SOCK_DIAG_BY_FAMILY, _NLMSG_ERROR, _NLMSG_DONE = 20, 2, 3
 _NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
 # UDIAG_SHOW_* and UNIX_DIAG_* of <linux/unix_diag.h>.
-_SHOW = 0x01 | 0x02 | 0x04 | 0x10  # name, its inode, peer, queue lengths
-_NAME, _VFS, _PEER, _RQLEN, _SHUTDOWN = 0, 1, 2, 4, 6
+_SHOW = 0x01 | 0x02 | 0x04 | 0x08 | 0x10  # name, its inode, peer, who waits to be accepted, queue lengths
+_NAME, _VFS, _PEER, _ICONS, _RQLEN, _SHUTDOWN = 0, 1, 2, 3, 4, 6
 _REQUEST_BYTES, _ANSWER_BYTES, _HEADER_BYTES = 24, 16, 16
 _ALL_STATES = 0xFFFFFFFF
 
@@ -31,10 +31,11 @@ class UnixSocket:
     ``name``: sun_path, b"" if unbound; an abstract one begins with a zero byte. ``file``: of a bound path,
     32 bits of the inode number, and the device as the kernel encodes it. ``queue``, ``limit``: of a listening
     socket, connections that wait and its backlog; of others, bytes to read and send buffer in use.
-    ``shutdown``: 1 for receiving, 2 for sending.
+    ``shutdown``: 1 for receiving, 2 for sending. ``waiting``: of a listening socket, the inodes of those that
+    wait to be accepted, in their order; 0 of one that is closed. A socket that waits has a ``peer`` of 0.
     """
 
-    __slots__ = ("file", "inode", "limit", "name", "peer", "queue", "shutdown", "state", "type")
+    __slots__ = ("file", "inode", "limit", "name", "peer", "queue", "shutdown", "state", "type", "waiting")
 
     def __init__(self, inode: int, type: int, state: int) -> None:
         self.inode = inode
@@ -44,6 +45,7 @@ class UnixSocket:
         self.name = b""
         self.file: tuple[int, int] | None = None
         self.queue = self.limit = self.shutdown = 0
+        self.waiting: list[int] = []
 
 
 def _number(data: bytes, at: int = 0, size: int = 4) -> int:
@@ -113,6 +115,8 @@ def _socket_of(message: bytes) -> UnixSocket:
             one.file = (_number(value), _number(value, 4))
         elif kind == _PEER:
             one.peer = _number(value)
+        elif kind == _ICONS:
+            one.waiting = [_number(value, at) for at in range(0, len(value), 4)]
         elif kind == _RQLEN:
             one.queue, one.limit = _number(value), _number(value, 4)
         elif kind == _SHUTDOWN:

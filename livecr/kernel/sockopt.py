@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
 
-__all__ = ["Group", "attach_filter", "filter_of", "groups", "integer", "join", "option"]
+__all__ = ["Group", "attach_filter", "filter_of", "groups", "integer", "join", "option", "option_of"]
 
 _NR_SETSOCKOPT, _NR_GETSOCKOPT = 54, 55
 _SOL_SOCKET, _SO_ATTACH_FILTER, _SO_GET_FILTER = 1, 26, 26
@@ -46,6 +46,13 @@ def option(fd: int, name: int, size: int) -> bytes:
 def integer(fd: int, name: int) -> int:
     """An option of SOL_SOCKET that is an int."""
     return int.from_bytes(option(fd, name, 4), "little", signed=True)
+
+
+def option_of(fd: int, level: int, name: int) -> int:
+    """An option of any level that is an int; 0 where the socket does not know it."""
+    value = ffi.new("int *")
+    _get(fd, level, name, int(ffi.cast("uintptr_t", value)), 4)
+    return int(value[0])
 
 
 def _get(fd: int, level: int, option: int, at: int, room: int) -> tuple[int, int]:

@@ -37,6 +37,8 @@ from livecr.kinds import (
     sockets_unix,
     timerfd,
     ttys,
+    unix_in_flight,
+    unsaved,
 )
 from livecr.target.program import Program
 
@@ -81,6 +83,7 @@ Description = (
 _INTS = "int[]"
 F_DUPFD_CLOEXEC, F_SETFD = 1030, 2
 O_CLOEXEC = os.O_CLOEXEC
+_NR_KCMP, _KCMP_FILE = 312, 0
 _LATER = -1  # made when there is a process to make it in
 
 # How a kind is known: by the type in st_mode, and what the link of /proc/PID/fd starts with; of a socket,
@@ -89,6 +92,8 @@ _LATER = -1  # made when there is a process to make it in
 KINDS: tuple[tuple[Callable[[int], bool], str, ModuleType], ...] = (
     (st.S_ISREG, "mqueue:", mqueue),
     (st.S_ISREG, "/memfd:", memfd),
+    (st.S_ISREG, "/secretmem (deleted)", unsaved),
+    (st.S_ISREG, "/dmabuf:", unsaved),
     (st.S_ISREG, "/", files),
     (st.S_ISDIR, "/", directories),
     (st.S_ISCHR, "/dev/pts/", ttys),
@@ -137,9 +142,11 @@ class Descriptors:
     """The open descriptors of some processes as they are now, each with its stat."""
 
     def __init__(self, pids: list[int]) -> None:
+        self.pids = pids
         self.insiders = frozenset(pids)
         self.open: list[procfs.Descriptor] = []
         self.stats: dict[procfs.Descriptor, os.stat_result] = {}
+        self.is_frozen = False
         self._terminals: ttys.Look | None = None
         self._kinds: dict[procfs.Descriptor, ModuleType | None] = {}
         for pid in pids:
@@ -164,18 +171,32 @@ class Descriptors:
             name = "mqueue:"
         for is_type, prefix, module in KINDS:
             if is_type(mode) and name.startswith(prefix):
-                return module
+                return None if module is unsaved else module
         return None
 
     def of(self, module: ModuleType) -> list[procfs.Descriptor]:
-        """Those of one kind."""
-        return [d for d in self.open if self.kind(d) is module]
+        """Those of one kind; of one in flight only if it is not in a table as well."""
+        return [d for d in self.open if self.kind(d) is module and not _is_known(d)]
 
-    def name(self, d: procfs.Descriptor) -> str:
-        """What one of no kind is, in words."""
+    def add_in_flight(self, queues: unix_in_flight.Queues) -> None:
+        """Of a frozen tree: what comes with the messages in its sockets, and in sockets among that."""
+        self.is_frozen = True
+        in_tables: dict[tuple[int, int], list[procfs.Descriptor]] = {}
+        for d in self.open:
+            in_tables.setdefault(_file(self.stats[d]), []).append(d)
+        for d in self.open:  # which grows meanwhile
+            if self.kind(d) is not sockets_unix:
+                continue
+            for new in queues.look(d, self.stats[d].st_ino):
+                self.stats[new] = new.stat()
+                new.is_open = any(_is_same(new, one) for one in in_tables.get(_file(self.stats[new]), ()))
+                self.open.append(new)
+
+    def unsaved(self, d: procfs.Descriptor) -> tuple[str, str]:
+        """What one of no kind is, in words, and the way out."""
         if st.S_ISSOCK(self.stats[d].st_mode):
-            return f"{_FAMILIES.get(self.protocol(d), f'a socket of {self.protocol(d)}')} ({d.target})"
-        return _name(d)
+            return unsaved.socket(self.protocol(d), d.target)
+        return unsaved.file(d.target)
 
     def terminals(self) -> ttys.Look:
         """Those of them as they are now; looked at once."""
@@ -189,30 +210,25 @@ class Descriptors:
         return name.rstrip(b"\0").decode("ascii", "replace")
 
 
-# Sockets that are not saved, by what the kernel calls their protocol.
-_FAMILIES = {
-    "PACKET": "a packet socket",
-    "AF_VSOCK": "a vsock socket",
-    "ALG": "a crypto socket (AF_ALG)",
-    "XDP": "an XDP socket",
-    "MPTCP": "a multipath TCP socket",
-    "MPTCPv6": "a multipath TCP socket",
-    "SCTP": "an SCTP socket",
-    "SCTPv6": "an SCTP socket",
+def _is_known(d: procfs.Descriptor) -> bool:
+    return isinstance(d, unix_in_flight.InFlight) and d.is_open
+
+
+def _file(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
+
+
+def _is_same(one: procfs.Descriptor, other: procfs.Descriptor) -> bool:
+    """Whether both are of one open file description."""
+    return bool(lib.lcr_syscall(_NR_KCMP, one.pid, other.pid, _KCMP_FILE, one.fd, other.fd, 0) == 0)
+
+
+# What a process is needed for, to know it or to make it again, so that it has to be in a table as well.
+_NOT_IN_FLIGHT: dict[ModuleType | None, str] = {
+    epoll: "an epoll instance",
+    ttys: "a terminal",
+    io_uring: "an io_uring",
 }
-
-
-def _name(d: procfs.Descriptor) -> str:
-    for prefix, name in (
-        ("anon_inode:[eventpoll]", "an epoll instance"),
-        ("anon_inode:inotify", "an inotify instance"),
-        ("anon_inode:", "a " + d.target.removeprefix("anon_inode:").strip("[]")),
-        ("/memfd:", "a memfd"),
-        ("/dev/", "a device"),
-    ):
-        if d.target.startswith(prefix):
-            return f"{name} ({d.target})"
-    return d.target
 
 
 def obstacles(pids: list[int], unix_peer: str) -> list[Obstacle]:
@@ -223,10 +239,16 @@ def obstacles(pids: list[int], unix_peer: str) -> list[Obstacle]:
 def _obstacles(table: Descriptors, unix_peer: str) -> list[Obstacle]:
     found = []
     for d in table.open:
+        if _is_known(d):
+            continue
         module = table.kind(d)
+        if isinstance(d, unix_in_flight.InFlight) and module in _NOT_IN_FLIGHT:
+            what, way_out = f"{_NOT_IN_FLIGHT[module]} cannot be saved there", "try again when it has arrived"
+            found.append(Obstacle(d.where, what, way_out))
+            continue
         if module is None:
-            way_out = "this version of livecr does not know this kind"
-            found.append(Obstacle(d.where, f"{table.name(d)} cannot be saved", way_out))
+            name, way_out = table.unsaved(d)
+            found.append(Obstacle(d.where, f"{name} cannot be saved", way_out))
             continue
         lock = locks.obstacle(d)
         if lock:
@@ -243,7 +265,9 @@ def _obstacles(table: Descriptors, unix_peer: str) -> list[Obstacle]:
             found.append(Obstacle(d.where, stands[0], stands[1]))
     found += table.terminals().obstacles()
     found += inotify.pending(table.open)
-    found += sockets_unix.obstacles(table.of(sockets_unix), table.stats, table.insiders, unix_peer)
+    found += sockets_unix.obstacles(
+        table.of(sockets_unix), table.stats, table.insiders, unix_peer, is_frozen=table.is_frozen
+    )
     found += memfd.outsiders(table.of(memfd), table.stats, table.insiders)
     found += mqueue.obstacles(table.of(mqueue), table.stats, table.insiders)
     found += sockets_netlink.obstacles(table.of(sockets_netlink), table.insiders)
@@ -267,21 +291,39 @@ def save(
     ``duplicate``: a copy in livecr of one of the descriptors. Raises Refused for any that cannot be saved.
     """
     table = Descriptors(pids)
-    in_the_way = _obstacles(table, unix_peer)
-    if in_the_way:
-        raise Refused.because(in_the_way)
+    with unix_in_flight.Queues() as queues:
+        table.add_in_flight(queues)
+        in_the_way = _obstacles(table, unix_peer)
+        if in_the_way:
+            raise Refused.because(in_the_way)
+        return _save(table, keeper, lambda d: _duplicate(d, duplicate), queues, unix_peer)
+
+
+def _duplicate(d: procfs.Descriptor, duplicate: Callable[[procfs.Descriptor], int]) -> int:
+    return os.dup(d.fd) if isinstance(d, unix_in_flight.InFlight) else duplicate(d)
+
+
+def _save(
+    table: Descriptors,
+    keeper: files.Keeper,
+    duplicate: Callable[[procfs.Descriptor], int],
+    queues: unix_in_flight.Queues,
+    unix_peer: str,
+) -> tuple[dict[int, list[Descriptor]], Table]:
     known = _Known()
-    own: dict[int, list[Descriptor]] = {pid: [] for pid in pids}
+    own: dict[int, list[Descriptor]] = {pid: [] for pid in table.pids}
     descriptions: list[Any] = []
     held: list[locks.Lock] = []
     owned: list[owners.Owner] = []
     leased: list[owners.Lease] = []
-    sockets = sockets_unix.Saver(duplicate, table.of(sockets_unix), table.stats)
+    indices = [(d, *known.index(d, table.stats[d])) for d in table.open]
+    in_flight = {d.fd: index for d, index, _ in indices if isinstance(d, unix_in_flight.InFlight)}
+    policy = (queues, in_flight, table.insiders, unix_peer)
+    sockets = sockets_unix.Saver(duplicate, table.of(sockets_unix), table.stats, *policy)
     rings = io_uring.Rings()
     epolls = table.of(epoll)
     terminals, terminal = table.terminals().save()
-    for d in table.open:
-        index, is_new = known.index(d, table.stats[d])
+    for d, index, is_new in indices:
         if is_new:
             module = table.kind(d)
             assert module is not None
@@ -297,10 +339,16 @@ def save(
                 descriptions.append(mqueue.save(d, table.stats[d], table.insiders))
             else:
                 descriptions.append(module.save(d.pid, d, table.stats[d], keeper))
-            owned += owners.save(d, table.stats[d], index)
-            leased += owners.leases(d, table.stats[d], index)
+            signalled = owners.save(d, table.stats[d], index)
+            leases = owners.leases(d, table.stats[d], index)
+            if isinstance(d, unix_in_flight.InFlight) and (signalled or leases):
+                raise Refused(f"{d.target} sends signals (F_SETOWN, F_SETLEASE)", where=d.where)
+            owned += signalled
+            leased += leases
         held += (lock for lock in locks.save(d, index) if is_new or (lock.pid and lock not in held))
-        own[d.pid].append(Descriptor(fd=d.fd, description=index, close_on_exec=bool(d.flags & O_CLOEXEC)))
+        if not isinstance(d, unix_in_flight.InFlight):
+            close_on_exec = bool(d.flags & O_CLOEXEC)
+            own[d.pid].append(Descriptor(fd=d.fd, description=index, close_on_exec=close_on_exec))
     contents = pipes.save_contents(table.of(pipes), table.stats, duplicate)
     return own, Table(
         descriptions=descriptions,
@@ -468,12 +516,26 @@ class Opened:
         later = [i for i, fd in enumerate(self.fds) if fd == _LATER]
         records = self._table.descriptions
         sockets = {i: one for i in later if isinstance(one := records[i], sockets_unix.UnixSocket)}
-        if sockets:
-            from livecr.kinds import sockets_unix_made
+        if not sockets:
+            self._make_later(later, seeds, ended)
+            return
+        from livecr.kinds import sockets_unix_made
 
-            made = sockets_unix_made.make(list(sockets.values()), seeds)
-            for i, fd in zip(sockets, made, strict=True):
-                self.fds[i] = fd
+        made = sockets_unix_made.Made(list(sockets.values()), seeds)
+        try:
+            made.make()
+            self._make_later(later, seeds, ended)
+            # Any of the others may be in flight in them.
+            there = {i: fd for i, fd in enumerate(self.fds) if fd != _LATER}
+            made.fill(there | made.numbers(sockets))
+            for i, socket in sockets.items():
+                self.fds[i] = made.take(socket.inode)
+        finally:
+            made.close()
+
+    def _make_later(self, later: list[int], seeds: dict[int, Seed], ended: set[int]) -> None:
+        """pidfds and terminals."""
+        records = self._table.descriptions
         gone = pidfds.Gone()
         try:
             for i in later:

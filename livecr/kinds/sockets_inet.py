@@ -1,7 +1,7 @@
-"""Internet sockets that hold no connection and no data, IPv4 and IPv6.
+"""Internet sockets that hold no connection, IPv4 and IPv6; of those with data UDP sockets of IPv4.
 
 TCP unbound, bound, listening; UDP, UDP-Lite, raw and ping (ICMP) sockets also with a fixed peer; with packet
-filters and multicast groups.
+filters, multicast groups, and datagrams that wait (udp_queues).
 
 Relies on a duplicate (pidfd_getfd), which answers for the program's own socket: getsockname, getsockopt,
 TCP_INFO, poll. Nothing is read from it, and no pending error is fetched. Called by descriptors.
@@ -16,6 +16,7 @@ from livecr.errors import BadImage, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import holders
 from livecr.kernel.pidfd import Duplicate
+from livecr.kinds import udp_queues
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _ESTABLISHED = "01"  # TCP_ESTABLISHED, as /proc/net/raw has it
 _UNACKED, _SACKED = 24, 28  # of a listening socket: connections that wait, and how many may
 _SO_PROTOCOL = 38
 _SIOCOUTQ = 0x5411
-_UDP_CORK = 1
+_IPPROTO_UDP, _UDP_CORK = 17, 1
 _LATER = "try again a little later"
 _NR_SETRESGID, _KEPT = 119, 0xFFFFFFFFFFFFFFFF
 
@@ -86,6 +87,7 @@ class InetSocket(Record, tag="inet-socket"):
     options: dict[str, bytes]
     filter: bytes
     groups: list[Membership]
+    datagrams: list[udp_queues.Datagram]
 
 
 def _adopted(fd: int) -> socket:
@@ -163,8 +165,11 @@ def _of_datagrams(sock: socket, protocol: str) -> tuple[str, str] | None:
 
     name = f"the {protocol} socket {_shown(sock.getsockname())}"
     events = _events(sock)
-    if events & _beyond_hang_up():
-        return f"{name} has datagrams or errors that are not read yet", _LATER
+    if events & _beyond_hang_up() & ~_ready():
+        return f"{name} has errors that are not read yet", _LATER
+    waits = udp_queues.obstacle(sock.family, protocol) if events & _ready() else None
+    if waits:
+        return f"{name} {waits[0]}", waits[1]
     if protocol in _HAS_CORK:
         unsent = int.from_bytes(ioctl(sock.fileno(), _SIOCOUTQ, bytes(4)), "little")
         if unsent or sock.getsockopt(17, _UDP_CORK):
@@ -193,6 +198,12 @@ def _beyond_hang_up() -> int:
     import select
 
     return select.POLLIN | select.POLLPRI | select.POLLRDHUP | select.POLLERR
+
+
+def _ready() -> int:
+    import select
+
+    return select.POLLIN
 
 
 def _peer(sock: socket) -> tuple[object, ...] | None:
@@ -254,10 +265,19 @@ def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -
                 options=inet_options.save(sock, fresh),
                 filter=sockopt.filter_of(sock) or b"",
                 groups=[_membership(group) for group in sockopt.groups(sock)],
+                datagrams=_datagrams(sock, protocol, d),
             )
         finally:
             sock.close()
             fresh.close()
+
+
+def _datagrams(sock: socket, protocol: int, d: procfs.Descriptor) -> list[udp_queues.Datagram]:
+    if (sock.family, sock.type, protocol) != (AF_INET, SOCK_DGRAM, _IPPROTO_UDP) or not _events(
+        sock
+    ) & _ready():
+        return []
+    return udp_queues.save(sock, f"{d.where}, the UDP socket {_shown(sock.getsockname())}")
 
 
 def _address(name: tuple[object, ...]) -> Address:
@@ -321,6 +341,8 @@ def load(record: InetSocket) -> int:
         inet_options.load(sock, record.options)
         if record.local is not None:
             sock.bind(_name(record, record.local))
+        if record.datagrams and record.local is not None:
+            udp_queues.fill(sock, record.datagrams, f"UDP socket {_shown(_name(record, record.local))}")
         for group in record.groups:
             sockopt.join(sock, _group(group))
         if record.peer is not None:

@@ -13,7 +13,9 @@ from livecr.errors import Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import holders, procfs, sock_diag
 from livecr.kernel.pidfd import Duplicate
-from livecr.kinds import unix_queues
+from livecr.kinds import unix_backlog
+from livecr.kinds.unix_in_flight import InFlight, Queues, has_error
+from livecr.kinds.unix_queues import Message, buffer_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,8 +81,9 @@ class UnixSocket(Record, tag="unix-socket"):
     ``peer``: the inode of the socket that it is connected to, 0 if that is closed, None if there is none.
     ``server``: the name of another program's datagram socket, to which it is connected again, or b"".
     ``peer_name``: what getpeername says. ``name``: what getsockname says; ``directory``: where it starts if
-    it is a relative path, or the root directory that it was bound in. ``file``: None if there is
-    none. ``creator_pid``, ``creator_uid``, ``creator_gid``: of SO_PEERCRED, 0 and -1 if that names nobody.
+    it is a relative path, or the root directory that it was bound in. ``file``: None if there is none.
+    ``creator_pid``, ``creator_uid``, ``creator_gid``: of SO_PEERCRED, 0 and -1 if that names nobody.
+    ``waiting``: at one that listens; their clients are records of their own, with a ``peer`` of None.
     """
 
     inode: int
@@ -102,7 +105,8 @@ class UnixSocket(Record, tag="unix-socket"):
     uid: int
     gid: int
     options: list[Option]
-    messages: list[unix_queues.Message]
+    messages: list[Message]
+    waiting: list[unix_backlog.Waiting]
 
 
 def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | None:
@@ -118,9 +122,13 @@ def obstacles(
     stats: dict[procfs.Descriptor, os.stat_result],
     insiders: frozenset[int],
     unix_peer: str,
+    *,
+    is_frozen: bool,
 ) -> list[Obstacle]:
-    """Sockets that have to do with somebody outside, or whose state cannot be made again. ``descriptors``:
-    the unix sockets of the tree; ``unix_peer``: one of UNIX_PEERS."""
+    """Sockets that have to do with somebody outside, or whose state cannot be made again.
+
+    ``descriptors``: the unix sockets of the tree, of a frozen one also those in flight; ``unix_peer``: one of
+    UNIX_PEERS."""
     if not descriptors:
         return []
     told = sock_diag.unix_sockets()
@@ -137,10 +145,14 @@ def obstacles(
             outside[one.peer] = one.inode
         elif one.peer in ours and one.inode not in ours:
             outside[one.inode] = one.peer
+        if one.inode in ours:
+            outside |= {client: one.inode for client in one.waiting if client and client not in ours}
+    # A socket that no process has open may be in flight, until all queues have been looked at.
+    is_open = is_frozen or not any(told[inode].queue for inode in ours if inode in told)
     having = holders.others(insiders, {f"socket:[{inode}]" for inode in outside})
     for theirs, inode in outside.items():
         holder = having.get(f"socket:[{theirs}]")
-        if theirs == inode and holder is None:
+        if holder is None and (theirs == inode or not is_open):
             continue
         if theirs != inode and _is_let_go(told[inode], told.get(theirs), unix_peer):
             continue
@@ -148,6 +160,8 @@ def obstacles(
         if holder:
             whom = f"process {holder[0]} ({holder[1]}, descriptor {holder[2]})"
         relation = "is shared with" if theirs == inode else "is connected to"
+        if theirs in told[inode].waiting:
+            relation = "has a connection that waits to be accepted, of"
         relation = f"the unix socket {_named(told[inode])} {relation} {whom}"
         way_out = "close the connection, or start the program without it"
         if theirs != inode:
@@ -157,16 +171,27 @@ def obstacles(
 
 
 def _own_obstacle(
-    d: procfs.Descriptor, told: dict[int, Told], ours: set[int], insiders: frozenset[int], unix_peer: str
+    d: procfs.Descriptor,
+    told: dict[int, Told],
+    ours: set[int],
+    insiders: frozenset[int],
+    unix_peer: str,
 ) -> tuple[str, str] | None:
     one = told.get(int(d.target[len("socket:[") : -1]))
     if one is None:
         return f"{d.target} is of another network namespace", "run livecr in that one"
-    name, later = f"the unix socket {_named(one)}", "try again a little later"
-    if one.state == sock_diag.LISTENING and one.queue:
-        return f"{name} has connections that wait to be accepted", later
-    if one.peer == 0 and one.type != SOCK_DGRAM and one.shutdown != BOTH:
-        return f"{name} is not connected yet", later
+    name = f"the unix socket {_named(one)}"
+    waits = unix_backlog.obstacle(name, one)
+    if waits:
+        return waits
+    at = [other for other in told.values() if one.inode in other.waiting]
+    if (
+        one.peer == 0
+        and one.type != SOCK_DGRAM
+        and not any(other.inode in ours for other in at)
+        and (at or one.shutdown != BOTH)
+    ):
+        return f"{name} is not connected yet", "try again a little later"
     listening = {told[i].name for i in ours if i in told and told[i].state == sock_diag.LISTENING}
     alike = [other for other in told.values() if other.name == one.name and other is not one]
     if one.name and one.name not in listening and alike:
@@ -277,27 +302,34 @@ class Saver:
         duplicate: Callable[[procfs.Descriptor], int],
         descriptors: list[procfs.Descriptor],
         stats: dict[procfs.Descriptor, os.stat_result],
+        queues: Queues,
+        places: dict[int, int],
+        insiders: frozenset[int],
+        unix_peer: str,
     ) -> None:
-        """``descriptors``: all unix sockets of the tree."""
+        """``descriptors``: all unix sockets of the tree, also those in flight; ``queues``: what is in them;
+        ``places``: of livecr's descriptors of what is in flight, their place in the list of descriptions."""
         self._duplicate = duplicate
+        self._queues = queues
+        self._places = places
+        self._insiders = insiders
+        self._closes = unix_peer == CLOSE
         self._ours = {stats[d].st_ino for d in descriptors}
-        self._holders = {d.pid for d in descriptors}
+        self._holders = {d.pid for d in descriptors if not isinstance(d, InFlight)}
         self._told: dict[int, Told] | None = None
 
     def save(self, d: procfs.Descriptor, stat: os.stat_result) -> UnixSocket:
-        """One of them; nothing is consumed. Raises Refused for a message that cannot be kept."""
+        """One of them. Raises Refused for a message that cannot be kept."""
         if self._told is None:
             self._told = sock_diag.unix_sockets()
         one = self._told[stat.st_ino]
         sock = _adopted(self._duplicate(d))
         try:
-            failed = _has_error(sock)
-            if failed and (one.type != SOCK_STREAM or one.peer != 0):
-                raise Refused("an error waits to be reported (SO_ERROR)", where=f"unix socket {_named(one)}")
+            failed = has_error(sock.fileno())
             creator, uid, gid = _creator(sock)
             peer, server, shutdown, peer_name = self._connection(one, _peer_name(sock))
             if creator not in self._holders and peer == 0:
-                creator = d.pid
+                creator = 0 if isinstance(d, InFlight) else d.pid
             path, file = _bound(sock) or ("", None)
             return UnixSocket(
                 inode=one.inode,
@@ -321,14 +353,24 @@ class Saver:
                 uid=stat.st_uid,
                 gid=stat.st_gid,
                 options=_options(sock),
-                messages=self._messages(sock, one, d),
+                messages=self._messages(one, d),
+                waiting=self._waiting(one, d),
             )
         finally:
             sock.close()
 
+    def _waiting(self, one: Told, d: procfs.Descriptor) -> list[unix_backlog.Waiting]:
+        if one.state != sock_diag.LISTENING:
+            return []
+        connections, stand_in = self._queues.backlog(one.inode), min(self._holders, default=0)
+        common = (connections, one, self._ours, self._insiders, stand_in, _where(one, d))
+        return unix_backlog.save(*common, closes=self._closes)
+
     def _connection(self, one: Told, peer_name: bytes) -> tuple[int | None, bytes, int, bytes]:
         """Peer, server, shutdown and peer_name of the record; another program's socket counts as closed."""
         assert self._told is not None
+        if any(one.inode in self._told[inode].waiting for inode in self._ours if inode in self._told):
+            return None, b"", one.shutdown, b""
         if not one.peer or one.peer in self._ours:
             return one.peer, b"", one.shutdown, peer_name
         theirs = self._told.get(one.peer)
@@ -336,44 +378,45 @@ class Saver:
             return None, peer_name, one.shutdown, b""
         return 0, b"", one.shutdown if one.type == SOCK_DGRAM else BOTH, b""
 
-    def _messages(self, sock: socket, one: Told, d: procfs.Descriptor) -> list[unix_queues.Message]:
-        if one.state == sock_diag.LISTENING:
-            return []
-        where = f"process {d.pid}, unix socket {_named(one)}"
-        found = unix_queues.peek(sock, one.type, bool(one.shutdown & RECEIVING), where)
+    def _messages(self, one: Told, d: procfs.Descriptor) -> list[Message]:
+        found = self._queues.of(one.inode)
+        where = _where(one, d)
         assert self._told is not None
         peer = self._told.get(one.peer) if one.peer else None
-        if peer and peer.peer == one.inode and one.type != SOCK_STREAM:
-            taken = unix_queues.buffer_bytes(one.type, found)
+        mutual = peer is not None and peer.peer == one.inode
+        if peer and mutual and one.type != SOCK_STREAM:
+            taken = buffer_bytes(one.type, found)
             if taken not in (-1, peer.limit):
                 raise Refused(
                     "it holds an empty message that was peeked before",
                     where=where,
                     way_out="try again when the program has read it",
                 )
-        if peer and peer.peer != one.inode and not peer.name:
+        if peer and not mutual and not peer.name:
             raise Refused("it is connected to a socket that is not connected to it", where=where)
-        if found and not one.name and (one.peer is None or (peer and peer.peer != one.inode)):
+        if found and not one.name and (one.peer is None or (peer and not mutual)):
             raise Refused("it holds messages of a former peer", where=where)
         names = {other.name for other in self._told.values() if other.inode in self._ours}
         for message in found:
-            mutual = peer is not None and peer.peer == one.inode
             if one.type == SOCK_DGRAM and not mutual and message.source and message.source not in names:
                 raise Refused(
                     f"it holds a message from {os.fsdecode(message.source)!r}, which is not the program's",
                     where=where,
                     way_out="try again when the program has read it",
                 )
-        return found
+        return [
+            Message(
+                data=message.data,
+                source=message.source,
+                credentials=unix_backlog.credentials(message.credentials),
+                descriptors=[self._places[fd] for fd in message.fds],
+            )
+            for message in found
+        ]
 
 
-def _has_error(sock: socket) -> bool:
-    """POLLERR, which tells of a waiting error without taking it."""
-    import select
-
-    poll = select.poll()
-    poll.register(sock.fileno(), 0)
-    return any(events & select.POLLERR for _, events in poll.poll(0))
+def _where(one: Told, d: procfs.Descriptor) -> str:
+    return d.where if isinstance(d, InFlight) else f"process {d.pid}, unix socket {_named(one)}"
 
 
 def _options(sock: socket) -> list[Option]:

@@ -12,6 +12,7 @@ from livecr.errors import Failed, Refused
 from livecr.kernel import sock_diag
 from livecr.kernel.own_fs import elsewhere
 from livecr.kernel.pidfd import duplicate
+from livecr.kinds import unix_sending
 from livecr.kinds.sockets_unix import (
     BOTH,
     OPTIONS,
@@ -25,51 +26,46 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
 
+    from livecr.kinds.unix_backlog import Waiting
     from livecr.target.spawn import Seed
 
-__all__ = ["make"]
+__all__ = ["Made"]
 
 AF_UNIX, SOCK_CLOEXEC = 1, 0o2000000
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 _FORCED = {"SO_SNDBUF": SO_SNDBUFFORCE, "SO_RCVBUF": SO_RCVBUFFORCE}
-_MSG_DONTWAIT = 0x40
+# Clients that are closed while they wait to be accepted: as inodes, of which there are less.
+_CLOSING = 1 << 64
 _SUN_PATH_BYTES = 108
-# While a queue is filled: how the sender's data lies in buffers, and so how much room it takes, may differ.
-_FILLING_BYTES = 1 << 30
 
 
-def make(records: list[UnixSocket], seeds: dict[int, Seed]) -> list[int]:
-    """A descriptor in livecr for each. ``seeds``: by the PID in the image, the root of the tree first.
+class Made:
+    """Sockets by inode number; the negative of it is a peer that is closed in the end.
 
-    No seed has a descriptor open before or after. Raises Refused, Failed.
+    First ``make``, then ``fill`` when all else is there, then ``take`` each.
     """
-    made = _Sockets(records, seeds)
-    try:
-        made.make()
-        return [made.taken(record.inode).detach() for record in records]
-    except OSError as error:
-        raise Failed(f"its unix sockets: {error.strerror}", where="unix sockets") from None
-    finally:
-        made.close()
-
-
-class _Sockets:
-    """Sockets by inode number; the negative of it is a peer that is closed in the end."""
 
     def __init__(self, records: list[UnixSocket], seeds: dict[int, Seed]) -> None:
+        """``seeds``: by the PID in the image, the root of the tree first."""
         self._records = {record.inode: record for record in records}
         self._seeds = seeds
         self._root = next(iter(seeds.values()))
         self._here: dict[int, socket] = {}
+        self._closing = _CLOSING
+        self._waiting: list[tuple[int, Waiting, UnixSocket]] = []
         self._listeners = {
             (record.socket_type, record.name): record
             for record in records
             if record.state == sock_diag.LISTENING
         }
 
-    def taken(self, inode: int) -> socket:
-        """Hand one over."""
-        return self._here.pop(inode)
+    def take(self, inode: int) -> int:
+        """Hand one over: livecr's descriptor of it."""
+        return self._here.pop(inode).detach()
+
+    def numbers(self, sockets: dict[int, UnixSocket]) -> dict[int, int]:
+        """livecr's descriptors of these, by the same keys."""
+        return {i: self._here[record.inode].fileno() for i, record in sockets.items()}
 
     def close(self) -> None:
         """Close livecr's duplicates, those of closed peers among them."""
@@ -78,7 +74,24 @@ class _Sockets:
         self._here.clear()
 
     def make(self) -> None:
-        """All of them, as they were."""
+        """All of them, with their names. No seed has a descriptor open before or after.
+
+        Raises Refused, Failed.
+        """
+        try:
+            self._make()
+        except OSError as error:
+            raise _failed(error) from None
+
+    def fill(self, descriptors: dict[int, int]) -> None:
+        """Put back what was in them, and all else. ``descriptors``: livecr's own, by the places of their
+        descriptions. Raises Refused, Failed."""
+        try:
+            self._finish(descriptors)
+        except OSError as error:
+            raise _failed(error) from None
+
+    def _make(self) -> None:
         accepted: list[tuple[int, int, UnixSocket]] = []
         for record in self._records.values():
             if not self._is_joined(record):
@@ -99,12 +112,13 @@ class _Sockets:
             if record.inode not in (end for end, _, _ in accepted):
                 self._bind(record)
         for record in self._listeners.values():
-            self._listen(record)
+            self._listen(record, record.backlog)
         for end, client, listener in accepted:
             self._accept(end, client, listener)
+        for record in self._listeners.values():
+            self._wait(record)
         for seed in self._seeds.values():
             seed.drop_fetched()
-        self._finish()
 
     def _is_joined(self, record: UnixSocket) -> bool:
         """Whether it was made together with its peer. Datagram sockets may have been connected by name."""
@@ -127,7 +141,7 @@ class _Sockets:
 
     # -- calls in a seed ---------------------------------------------------------------------------------
 
-    def _creator(self, record: UnixSocket) -> Seed:
+    def _creator(self, record: UnixSocket | Waiting) -> Seed:
         """The process that SO_PEERCRED shall name."""
         return self._seeds.get(record.creator_pid, self._root)
 
@@ -136,7 +150,7 @@ class _Sockets:
         ours = self._here[inode].fileno()
         return seed.fetch([ours])[ours]
 
-    def _as_user(self, record: UnixSocket, name: str, *args: int) -> None:
+    def _as_user(self, record: UnixSocket | Waiting, name: str, *args: int) -> None:
         """One call with the effective user and group that SO_PEERCRED shall name."""
         uid, gid = max(record.creator_uid, 0), max(record.creator_gid, 0)
         program = Program()
@@ -149,7 +163,8 @@ class _Sockets:
             program.add("setresgid", -1, 0, -1)
         result = self._creator(record).run(program)[2 if uid or gid else 0]
         if result < 0:
-            raise Failed(f"{name}: {os.strerror(-result)}", where=_where(record))
+            where = _where(record) if isinstance(record, UnixSocket) else "a client that waits"
+            raise Failed(f"{name}: {os.strerror(-result)}", where=where)
 
     def _create(self, inode: int, type: int) -> None:
         program = Program()
@@ -164,20 +179,44 @@ class _Sockets:
         self._took(record.inode, int.from_bytes(both[:4], "little"), seed)
         self._took(peer, int.from_bytes(both[4:], "little"), seed)
 
-    def _listen(self, record: UnixSocket) -> None:
-        self._as_user(record, "listen", self._there(record.inode, self._creator(record)), record.backlog)
+    def _listen(self, record: UnixSocket, backlog: int) -> None:
+        self._as_user(record, "listen", self._there(record.inode, self._creator(record)), backlog)
 
     def _accept(self, end: int, client: int, listener: UnixSocket) -> None:
         record = self._records.get(end) or self._records[client]
+        self._connect(record, client, listener)
+        seed = self._creator(record)
+        program = Program()
+        program.add("accept4", self._there(listener.inode, seed), 0, 0, SOCK_CLOEXEC)
+        self._took(end, seed.run(program)[0], seed)
+
+    def _connect(self, maker: UnixSocket | Waiting, client: int, listener: UnixSocket) -> None:
+        """By the process of which SO_PEERCRED of the accepted socket shall tell."""
         address = AF_UNIX.to_bytes(2, "little") + os.fsencode(_address(listener))
         length = len(address) if listener.name.startswith(b"\0") else len(address) + 1
-        seed = self._creator(record)
-        ends = self._there(client, seed), self._there(listener.inode, seed)
-        at = seed.put(address + b"\0")
-        self._as_user(record, "connect", ends[0], at, length)
-        program = Program()
-        program.add("accept4", ends[1], 0, 0, SOCK_CLOEXEC)
-        self._took(end, seed.run(program)[0], seed)
+        seed = self._creator(maker)
+        number = self._there(client, seed)
+        self._as_user(maker, "connect", number, seed.put(address + b"\0"), length)
+
+    def _wait(self, listener: UnixSocket) -> None:
+        """Its clients connect, and nobody accepts. No more may than the backlog and one."""
+        if (
+            listener.waiting
+        ):  # what messages are to tell (SO_PASSCRED …) is inherited in connect since Linux 6.16
+            _set_options(self._here[listener.inode], listener)
+        if len(listener.waiting) > listener.backlog:
+            self._listen(listener, len(listener.waiting))
+        for waiting in listener.waiting:
+            client = waiting.client or self._closing + 1
+            if not waiting.client:
+                self._closing = client
+                self._create(client, listener.socket_type)
+                if waiting.client_name:
+                    self._bind_to(self._here[client], waiting.client_name, _where(listener))
+            self._waiting.append((client, waiting, listener))
+            self._connect(waiting, client, listener)
+        if len(listener.waiting) > listener.backlog:
+            self._listen(listener, listener.backlog)
 
     def _took(self, inode: int, number: int, seed: Seed) -> None:
         import _socket
@@ -230,10 +269,16 @@ class _Sockets:
 
     # -- what is in them ---------------------------------------------------------------------------------
 
-    def _finish(self) -> None:
+    def _finish(self, descriptors: dict[int, int]) -> None:
         """Data first, then what would forbid to send it: peers, sizes, shutdown."""
         for record in self._records.values():
-            self._fill(record)
+            self._fill(record, descriptors)
+        for client, waiting, listener in self._waiting:
+            sender = self._here[client]
+            for message in waiting.messages:
+                unix_sending.send(sender, message, {}, None, _where(listener))
+            if not waiting.client:
+                self._here.pop(client).close()
         for record in self._records.values():
             sock = self._here[record.inode]
             if record.peer is not None and not self._is_joined(record):
@@ -248,7 +293,7 @@ class _Sockets:
             os.fchown(sock.fileno(), record.uid, record.gid)
             os.set_blocking(sock.fileno(), not record.flags & os.O_NONBLOCK)
 
-    def _fill(self, record: UnixSocket) -> None:
+    def _fill(self, record: UnixSocket, descriptors: dict[int, int]) -> None:
         named = {other.name: other.inode for other in self._records.values() if other.name}
         for message in record.messages:
             joined = self._is_joined(record)
@@ -258,14 +303,8 @@ class _Sockets:
                 sender = self._here[named[message.source]]
             else:
                 sender = self._nobody()
-            sender.setsockopt(SOL_SOCKET, SO_SNDBUFFORCE, _FILLING_BYTES)
-            try:
-                if joined:
-                    _send(sender, message.data)
-                else:
-                    sender.sendto(message.data, _MSG_DONTWAIT, _address(record))
-            except OSError as error:
-                raise Failed(f"its data cannot be put back: {error.strerror}", where=_where(record)) from None
+            address = None if joined else _address(record)
+            unix_sending.send(sender, message, descriptors, address, _where(record))
 
     def _nobody(self) -> socket:
         """A socket without a name, to send from."""
@@ -293,13 +332,8 @@ def _connect_to_server(sock: socket, record: UnixSocket) -> None:
         ) from None
 
 
-def _send(sender: socket, data: bytes) -> None:
-    """All of it; a message goes as a whole, a stream may take it in parts."""
-    while True:
-        sent = sender.send(data, _MSG_DONTWAIT)
-        data = data[sent:]
-        if not data:
-            return
+def _failed(error: OSError) -> Failed:
+    return Failed(f"its unix sockets: {error.strerror}", where="unix sockets")
 
 
 def _set_options(sock: socket, record: UnixSocket) -> None:

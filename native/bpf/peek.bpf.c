@@ -1,5 +1,6 @@
-/* Reading what the kernel keeps of System V and POSIX IPC and tells nobody: the messages of a queue, which no call
-   gives without taking them, whom the queue will notify, and what semaphores get back when a process ends. A program
+/* Reading what the kernel keeps and tells nobody: the messages of a POSIX queue, which no call gives without taking
+   them, whom the queue will notify, what semaphores get back when a process ends, a running task's seccomp filters,
+   and what waits to be accepted. A program
    of type syscall (BPF_PROG_TEST_RUN), run on livecr's own descriptors; livecr/kernel/peek.py runs it and walks the
    structures. They are declared with only the members used; libbpf finds their offsets in the running kernel's BTF. */
 #include <linux/bpf.h>
@@ -61,14 +62,67 @@ struct sigevent {
 
 struct socket {
     struct file *file;
+    struct sock *sk;
+} KERNEL;
+
+struct sk_buff_head {
+    struct sk_buff *next;
+    u32 qlen;
 } KERNEL;
 
 struct sock {
     struct socket *sk_socket;
+    struct sk_buff_head sk_receive_queue;
+    struct pid *sk_peer_pid;
+    const struct cred *sk_peer_cred;
+    __u8 sk_scm_recv_flags;
 } KERNEL;
 
 struct sk_buff {
+    struct sk_buff *next;
+    struct sock *sk;
+    char cb[48];
+    unsigned int len, data_len;
     unsigned char *data;
+} KERNEL;
+
+typedef struct {
+    u32 val;
+} kuid_t, kgid_t;
+
+struct unix_skb_parms {
+    struct pid *pid;
+    kuid_t uid;
+    kgid_t gid;
+    struct scm_fp_list *fp;
+} KERNEL;
+
+struct sockaddr_un {
+    __u16 sun_family;
+} KERNEL;
+
+struct unix_address {
+    int len;
+    struct sockaddr_un name[0];
+} KERNEL;
+
+struct unix_sock {
+    struct unix_address *addr;
+    struct sock *peer;
+    struct sk_buff *oob_skb;
+} KERNEL;
+
+struct udp_sock {
+    struct sk_buff_head reader_queue;
+} KERNEL;
+
+struct cred {
+    kuid_t euid;
+    kgid_t egid;
+} KERNEL;
+
+struct upid {
+    int nr;
 } KERNEL;
 
 struct mqueue_inode_info {
@@ -104,7 +158,9 @@ struct hlist_head {
 } KERNEL;
 
 struct pid {
+    unsigned int level;
     struct hlist_head tasks[4];
+    struct upid numbers[0];
 } KERNEL;
 
 struct sem_undo_list {
@@ -154,13 +210,14 @@ struct seccomp_filter {
 
 /* -- what is asked and answered; livecr/kernel/peek.py packs the same layout --------------------------------- */
 
-enum { READ, QUEUE, UNDO, FILTERS };
+enum { READ, QUEUE, UNDO, FILTERS, BACKLOG, DATAGRAMS };
 enum { DATA_WORDS = 32, DATA_BYTES = 8 * DATA_WORDS }; /* a BPF stack has 512 bytes */
 
 struct request {
     u32 what;
     u32 bytes;   /* READ: how many, at most DATA_BYTES */
-    u64 address; /* READ: where; QUEUE: livecr's descriptor of the queue; UNDO, FILTERS: its pidfd of the task */
+    u64 address; /* READ: where; QUEUE: livecr's descriptor of the queue; UNDO, FILTERS: its pidfd of the task;
+                    BACKLOG: its descriptor of a unix socket that listens; DATAGRAMS: of a UDP socket */
     s32 error;
     u32 unused;
     u64 answer[16];
@@ -248,6 +305,43 @@ static __always_inline void look_at_undo_list(struct request *request)
         request->answer[5] = bpf_core_field_offset(struct sem_undo, semadj);
 }
 
+/* Connections that wait to be accepted are in the queue of the socket that listens, each as the owner of an empty
+   buffer (net/unix/af_unix.c, unix_stream_connect). */
+static __always_inline void look_at_backlog(struct request *request)
+{
+    struct file *file = own_file(request->address);
+    struct socket *socket = BPF_CORE_READ(file, private_data);
+    request->answer[0] = (u64)BPF_CORE_READ(socket, sk);
+    request->answer[1] = bpf_core_field_offset(struct sock, sk_receive_queue);
+    request->answer[2] = bpf_core_field_offset(struct sock, sk_peer_pid);
+    request->answer[3] = bpf_core_field_offset(struct sock, sk_peer_cred);
+    request->answer[4] = bpf_core_field_offset(struct sk_buff, next);
+    request->answer[5] = bpf_core_field_offset(struct sk_buff, sk);
+    request->answer[6] = bpf_core_field_offset(struct sk_buff, cb);
+    request->answer[7] = (u64)bpf_core_field_offset(struct sk_buff, len) << 32 | bpf_core_field_offset(struct sk_buff, data_len);
+    request->answer[8] = bpf_core_field_offset(struct sk_buff, data);
+    request->answer[9] = (u64)bpf_core_field_offset(struct unix_skb_parms, pid) << 32 | bpf_core_field_offset(struct unix_skb_parms, fp);
+    request->answer[10] = (u64)bpf_core_field_offset(struct unix_skb_parms, uid) << 32 | bpf_core_field_offset(struct unix_skb_parms, gid);
+    request->answer[11] = (u64)bpf_core_field_offset(struct cred, euid) << 32 | bpf_core_field_offset(struct cred, egid);
+    request->answer[12] = (u64)bpf_core_field_offset(struct unix_sock, addr) << 32 | bpf_core_field_offset(struct unix_sock, peer);
+    if (bpf_core_field_exists(struct sock, sk_scm_recv_flags))
+        request->answer[13] = (u64)bpf_core_field_offset(struct sock, sk_scm_recv_flags) << 32;
+    if (bpf_core_field_exists(struct unix_sock, oob_skb))
+        request->answer[13] |= bpf_core_field_offset(struct unix_sock, oob_skb);
+    request->answer[14] = (u64)bpf_core_field_offset(struct unix_address, len) << 32 | bpf_core_field_offset(struct unix_address, name);
+    request->answer[15] = (u64)bpf_core_field_offset(struct pid, level) << 32 | bpf_core_field_offset(struct pid, numbers);
+}
+
+/* What has come in, and what readers have already set aside for themselves (net/ipv4/udp.c). */
+static __always_inline void count_datagrams(struct request *request)
+{
+    struct file *file = own_file(request->address);
+    struct socket *socket = BPF_CORE_READ(file, private_data);
+    struct sock *sock = BPF_CORE_READ(socket, sk);
+    struct udp_sock *udp = (void *)sock;
+    request->answer[0] = (u64)BPF_CORE_READ(sock, sk_receive_queue.qlen) + BPF_CORE_READ(udp, reader_queue.qlen);
+}
+
 /* By way of the stack: no helper writes to the context of a program. */
 static __always_inline void read_memory(struct request *request)
 {
@@ -270,6 +364,10 @@ int peek(struct request *request)
         look_at_undo_list(request);
     else if (request->what == FILTERS)
         look_at_filters(request);
+    else if (request->what == BACKLOG)
+        look_at_backlog(request);
+    else if (request->what == DATAGRAMS)
+        count_datagrams(request);
     else
         read_memory(request);
     return 0;

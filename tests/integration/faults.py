@@ -47,6 +47,7 @@ NATIVE = {
     "lcr_batch": 0,
     "lcr_run_each": None,
     "lcr_spawn": None,
+    "lcr_stand_in": None,
     "lcr_syscall": None,
     "lcr_guard": None,
 }

@@ -61,6 +61,17 @@ def test_sockets_are_as_they_were(
     checks_itself(one)
 
 
+def test_connections_wait_to_be_accepted(
+    program: Callable[[str], Path], target: Callable[..., Any], fate: Callable[[Any], None], directory: Path
+) -> None:
+    """It would notice a connection that is lost, out of order or somebody else's; what was sent before it was
+    accepted, by whom, and what its client did meanwhile."""
+    one = target([program("kind_unix_backlog"), directory])
+    one.until_printed("ready")
+    fate(one)
+    checks_itself(one)
+
+
 def test_an_image_can_be_restored_again(
     program: Callable[[str], Path], target: Callable[..., Any], livecr: Any, image: Path, directory: Path
 ) -> None:
@@ -93,22 +104,33 @@ def test_an_empty_message_is_kept_or_refused(
 # -- refusals ----------------------------------------------------------------------------------------------
 
 START = "import os, socket, sys, time\na, b = socket.socketpair()\nname = f'\\0refused-{os.getpid()}'\n"
+LISTEN = "l = socket.socket(1); l.bind(name); l.listen(); c = socket.socket(1); c.connect(name)"
 WAIT = "\nprint('ready', flush=True)\nwhile True: time.sleep(0.01)\n"
 
 # What a program does, and how the refusal names it; {pid} is its own.
 REFUSED = {
-    "a descriptor on its way": (
-        "socket.send_fds(a, [b'x'], [1])",
-        "it holds a message with descriptors",
-    ),
-    "credentials": (
-        "b.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1); a.send(b'x')",
-        "it holds a message with descriptors, credentials",
-    ),
     "urgent data": ("a.send(b'x'); a.send(b'y', socket.MSG_OOB)", "urgent data"),
-    "a waiting connection": (
-        "l = socket.socket(1); l.bind(name); l.listen(); c = socket.socket(1); c.connect(name)",
-        "@refused-{pid} (socket:[",
+    "a waiting connection with a descriptor": (
+        LISTEN + "; socket.send_fds(c, [b'x'], [1])",
+        "a connection that waits holds a message with descriptors",
+    ),
+    "a waiting connection with much in it": (
+        LISTEN + "; c.send(bytes(10000))",
+        "a connection that waits holds a message of several pages",
+    ),
+    "a waiting connection with urgent data": (
+        LISTEN + "; c.send(b'x', socket.MSG_OOB)",
+        "a connection that waits holds urgent data",
+    ),
+    "a waiting connection with other options": (
+        LISTEN + "; l.setsockopt(1, socket.SO_PASSCRED, 1)",
+        "a connection that waits holds other options",
+    ),
+    "a waiting connection of a child that has ended": (
+        "l = socket.socket(1); l.bind(name); l.listen()\n"
+        "if not (child := os.fork()): socket.socket(1).connect(name); os._exit(0)\n"
+        "os.waitpid(child, 0)",
+        "(SO_PEERCRED), which is not there",
     ),
     "a replaced file": (
         "s = socket.socket(1); p = sys.argv[1]; s.bind(p); os.unlink(p); open(p, 'w')",

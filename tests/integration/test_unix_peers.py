@@ -6,6 +6,7 @@ does. With --unix-peer close the restored program finds such a connection closed
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -115,3 +116,39 @@ def test_a_datagram_socket_is_connected_to_its_server_again(
         one.signal(signal.SIGUSR1)
         assert server.recv(100) == b"after"
         assert (one.wait(), one.output()) == (0, "ready\nsent\n")
+
+
+# SIGUSR1: it accepts who waits, and says what it finds.
+SERVER = """
+import os, signal, socket, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+s = socket.socket(socket.AF_UNIX)
+s.bind(sys.argv[1])
+s.listen()
+print('ready', flush=True)
+signal.sigwait({signal.SIGUSR1})
+s.settimeout(20)
+c, _ = s.accept()
+print([c.recv(100), c.recv(100)], flush=True)
+"""
+
+
+def test_another_program_waits_to_be_accepted(
+    address: str, target: Callable[..., Any], livecr: Any, image: Path
+) -> None:
+    """That is a connection like any other: refused, or found closed after what had come by it."""
+    one = target([sys.executable, "-c", SERVER, address])
+    one.until_printed("ready")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(address)
+        client.send(b"before")
+        for words in (["check", one.pid], ["checkpoint", one.pid, "-o", image]):
+            said = livecr(*words, exit_code=3).stderr
+            assert f"has a connection that waits to be accepted, of process {os.getpid()} (" in said
+            assert "--unix-peer close" in said
+        livecr("check", one.pid, "--unix-peer", "close")
+        livecr("checkpoint", one.pid, "-o", image, "--unix-peer", "close")
+        one.killed()
+        one.restore(image)
+        one.signal(signal.SIGUSR1)
+        assert (one.wait(), one.output()) == (0, "ready\n[b'before', b'']\n")

@@ -1,5 +1,5 @@
 /* Holds internet sockets without a connection, in every state, and after SIGUSR1 checks and uses each of them.
-   usage: kind_inet [connection | waiting | datagram]; the word adds one thing that cannot be saved.
+   usage: kind_inet [connection | waiting]; the word adds one thing that cannot be saved.
    Prints "ready PORT", PORT being that of its listening socket, then "ok" or what is different. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -143,8 +143,6 @@ int main(int argc, char **argv)
         size = loopback(&address, AF_INET, port_of(other));
         sure(connect(client, &address.any, size), "connect");
         if (*extra == 'c') server = sure(accept(other, NULL, NULL), "accept");
-    } else if (!strcmp(extra, "datagram")) {
-        sure(send(sockets[SENDS], "", 0, 0), "send");
     }
     for (int i = 0; i < SOCKETS; i++) names[i] = name_of(sockets[i]);
     for (unsigned i = 0; i < OPTIONS; i++) options[i].got = option(i);
@@ -198,8 +196,6 @@ int main(int argc, char **argv)
         CHECK(connect(sockets[PLAIN], &address.any, size) == 0, "the unbound socket connects: %m");
     } else if (server >= 0) {
         CHECK(write(client, "still", 5) == 5 && read(server, got, 5) == 5, "the connection: %m");
-    } else if (!strcmp(extra, "datagram")) {
-        CHECK(recv(sockets[RECEIVES], got, sizeof got, MSG_DONTWAIT) == 0, "the empty datagram: %m");
     }
     puts(failures ? "failed" : "ok");
     return failures != 0;

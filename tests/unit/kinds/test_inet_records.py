@@ -10,6 +10,7 @@ from livecr.errors import BadImage, Refused
 from livecr.kinds.sockets_inet import Address, InetSocket, Membership, load
 from livecr.kinds.sockets_netlink import NetlinkSocket
 from livecr.kinds.sockets_netlink import load as load_netlink
+from livecr.kinds.udp_queues import Datagram
 
 
 def record(**changes: object) -> InetSocket:
@@ -27,6 +28,7 @@ def record(**changes: object) -> InetSocket:
         "options": {},
         "filter": b"",
         "groups": [],
+        "datagrams": [],
     }
     return InetSocket(**(fields | changes))  # type: ignore[arg-type]
 
@@ -64,6 +66,15 @@ def test_an_address_that_is_not_there_is_refused() -> None:
     with pytest.raises(Refused, match="cannot be made again") as refusal:
         load(record(local=Address(host="192.0.2.1", port=7, flow=0, scope=0)))
     assert refusal.value.where == "UDP socket 192.0.2.1:7"
+
+
+@pytest.mark.parametrize("wrong", [{"host": "localhost"}, {"to": "example.invalid"}])
+def test_a_name_sends_no_datagram(wrong: dict[str, str]) -> None:
+    """Nor would either be looked up."""
+    fields = {"host": "192.0.2.1", "to": "127.0.0.1"} | wrong
+    datagram = Datagram(data=b"x", port=7, ttl=64, tos=0, **fields)
+    with pytest.raises(BadImage, match="no address"):
+        load(record(datagrams=[datagram]))
 
 
 def test_a_name_is_no_group() -> None:
