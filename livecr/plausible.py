@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from livecr.image.elfcore import Core
     from livecr.kinds import process
 
-__all__ = ["check"]
+__all__ = ["all_numbers", "check"]
 
 _INIT_WAITS_S = 5.0
 _PAUSE_S = 0.005
@@ -43,8 +43,8 @@ def check(told: Content, cores: dict[int, Core], image: str) -> None:
         _check_segments(told, record, core)
         seccomp.check(record.filters, [thread.filters for thread in record.threads], core.where)
     _check_references(told, image)
-    _wait_for_zombies(_numbers(told))
-    for tid in _numbers(told):
+    _wait_for_zombies(all_numbers(told))
+    for tid in all_numbers(told):
         _check_free(tid)
     for record in told.processes:
         memory.check(record.memory)
@@ -74,7 +74,7 @@ def _check_clocks(told: Content) -> None:
             )
 
 
-def _numbers(told: Content) -> list[int]:
+def all_numbers(told: Content) -> list[int]:
     """All that the program will have, or that have to be free while it is made."""
     numbers = [thread.tid for record in told.processes for thread in record.threads]
     return [*numbers, *(zombie.place.pid for zombie in told.zombies), *told.left_behind]
@@ -82,7 +82,7 @@ def _numbers(told: Content) -> list[int]:
 
 def _check_tree(told: Content, image: str) -> None:
     """Every number once, and every process but the root with a parent that comes before it."""
-    numbers = _numbers(told)
+    numbers = all_numbers(told)
     if not told.processes or len(set(numbers)) != len(numbers) or min(numbers) < 2:
         raise BadImage("its processes and threads are not told apart", where=image)
     seen = {told.processes[0].place.pid}
@@ -192,5 +192,6 @@ def _check_free(tid: int) -> None:
         where=f"task {tid}",
         way_out="wait until it has been waited for"
         if ended
-        else "end that process, or wait until it has ended",
+        else "end that process, or wait until it has ended; or restore the program into a PID namespace of "
+        "its own, where all numbers are free: --new-pid-namespace",
     )

@@ -49,14 +49,16 @@ __all__ = ["Restored", "read", "restore"]
 
 
 class Restored:
-    """The restored program: its root is a child of livecr.
+    """The restored program: ``pid`` is its root's.
 
-    ``warnings``: what could not be as it was, a sentence each. ``seat``: where it sits, if it was at a
-    terminal of others.
+    ``child``: the child of livecr to wait for: the root, or the init of its PID namespace, which ends with
+    the root's status (128 + N for signal N). ``warnings``: what could not be as it was, a sentence each.
+    ``seat``: where it sits, if it was at a terminal of others.
     """
 
-    def __init__(self, pid: int, warnings: list[str], seat: Seat | None = None) -> None:
+    def __init__(self, pid: int, warnings: list[str], seat: Seat | None = None, *, child: int = 0) -> None:
         self.pid = pid
+        self.child = child or pid
         self.warnings = warnings
         self.seat = seat
 
