@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,13 +177,17 @@ def test_detached_it_tells_the_number_outside(
     one, image = frozen(program("tree"), "family")
     root = int(livecr("restore", image, "--new-pid-namespace", "--detach").stdout)
     init = procfs.stat(root)["ppid"]
-    until(lambda: name(init) == "livecr-init", "process 1 has become init")
-    assert (number_inside(root), number_inside(init)) == (one.pid, 1)
-    assert os.listdir(f"/proc/{init}/fd") == []
-    assert os.readlink(f"/proc/{root}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
-    os.kill(root, signal.SIGUSR1)
-    until(lambda: one.output() == "ready\nok\n", "it has found all as it was")
-    until(lambda: has_ended(init), "init has ended")
+    try:
+        until(lambda: name(init) == "livecr-init", "process 1 has become init")
+        assert (number_inside(root), number_inside(init)) == (one.pid, 1)
+        assert os.listdir(f"/proc/{init}/fd") == []
+        assert os.readlink(f"/proc/{root}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
+        os.kill(root, signal.SIGUSR1)
+        until(lambda: one.output() == "ready\nok\n", "it has found all as it was")
+        until(lambda: has_ended(init), "init has ended")
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(init, signal.SIGKILL)
 
 
 def test_by_the_library(program: Callable[[str], Path], frozen: Callable[..., tuple[Any, Path]]) -> None:
