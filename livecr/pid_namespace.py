@@ -9,6 +9,8 @@ with it all that is in the namespace (pid_namespaces(7)). Used for `restore --ne
 from __future__ import annotations
 
 import os
+import select
+from contextlib import suppress
 
 from livecr._native import ffi, lib
 from livecr.content import Content
@@ -49,9 +51,9 @@ def restore_in_namespace(image: str, **options: Any) -> Restored:
         try:
             telling, going = _close(telling), _close(going)
             with open(told, "rb", closefd=False) as pipe:
-                message = pipe.read()  # until its end, so all is said
-            restored = _understand(message, init)
-            os.write(go, b"g")
+                restored = _understand(pipe.readline(), init)
+                os.write(go, b"g")
+                _has_become_init(pipe.read())  # to its end: it is closed when init is executed
         except BaseException:
             os.kill(init, _SIGKILL)
             os.waitpid(init, 0)
@@ -101,28 +103,35 @@ def _be_first(telling: int, going: int, image: str, options: dict[str, Any]) -> 
     import msgspec
 
     said: dict[str, Any]
-    status = 1
     try:
         try:
-            _prepare(image)
+            _prepare(image, telling)
             restored = restore(image, **options)
+            # The program runs, and no longer depends on livecr, nor on the thread of it that called.
+            lib.lcr_syscall(_NR_PRCTL, _PR_SET_PDEATHSIG, 0, 0, 0, 0, 0)
             said = {"root": restored.pid, "warnings": restored.warnings}
-            status = 0
         except LivecrError as error:
             said = {"error": type(error).__name__, "what": error.what, "where": error.where}
             said["way_out"] = error.way_out
         except Exception as error:
             said = {"error": "", "what": f"{type(error).__name__}: {error}"}
-        os.write(telling, msgspec.json.encode(said))
-        os.close(telling)
-        if status == 0 and os.read(going, 1) == b"g":
-            _become_init(restored.pid)
+        with suppress(BrokenPipeError):  # livecr has been killed
+            os.write(telling, msgspec.json.encode(said) + b"\n")
+        if "root" in said:
+            os.read(going, 1)  # the root's number outside can be told only until it has been waited for
+            _become_init(said["root"])
+    except OSError as error:
+        os.write(telling, str(error).encode())
     finally:
-        os._exit(status or 1)
+        os._exit(1)
 
 
-def _prepare(image: str) -> None:
+def _prepare(image: str, telling: int) -> None:
     lib.lcr_syscall(_NR_PRCTL, _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0, 0)
+    poll = select.poll()
+    poll.register(telling, 0)
+    if poll.poll(0):  # nobody listens: livecr has been killed before that
+        os._exit(1)
     os.setsid()  # the caller's session and group have no number here
     _must(lib.lcr_syscall(_NR_UNSHARE, _CLONE_NEWNS, 0, 0, 0, 0, 0), "making its mount namespace")
     _mount(b"none", b"/", b"", _MS_REC | _MS_SLAVE)  # what is mounted outside is seen here, not the reverse
@@ -151,7 +160,6 @@ def _become_init(root: int) -> None:
     fd = os.memfd_create("livecr-init", os.MFD_CLOEXEC)
     with open(_INIT, "rb") as file:
         os.write(fd, file.read())
-    lib.lcr_syscall(_NR_PRCTL, _PR_SET_PDEATHSIG, 0, 0, 0, 0, 0)
     os.execve(fd, ["livecr-init", str(root)], {})
 
 
@@ -170,6 +178,11 @@ def _understand(message: bytes, init: int) -> Restored:
             raise RuntimeError(said["what"])
         raise _ERRORS[said["error"]](said["what"], where=said["where"], way_out=said["way_out"])
     return Restored(_outside(said["root"], init), said["warnings"], child=init)
+
+
+def _has_become_init(trouble: bytes) -> None:
+    if trouble:
+        raise Failed(f"exec of init: {trouble.decode()}", where=_WHERE)
 
 
 def _outside(number: int, init: int) -> int:

@@ -50,11 +50,13 @@ static void wait_for_all_that_ended(long root)
             end(status);
 }
 
-/* Whatever the caller has open is not the namespace's; and its directory shall not stay busy. */
+/* Whatever the caller has open is not the namespace's; and its directory shall not stay busy. Had the caller ignored
+   SIGCHLD, the kernel would not tell how children end. */
 static void let_go_of_caller(void)
 {
-    unsigned long all = ~0UL;
+    unsigned long all = ~0UL, default_action[4] = {0};
     call(__NR_rt_sigprocmask, SIG_SETMASK, (long)&all, 0, sizeof all);
+    call(__NR_rt_sigaction, SIGCHLD, (long)default_action, 0, sizeof all);
     call(__NR_close_range, 0, -1, 0, 0);
     call(__NR_chdir, (long)"/", 0, 0, 0);
     call(__NR_prctl, PR_SET_NAME, (long)"livecr-init", 0, 0);
@@ -73,7 +75,11 @@ __attribute__((noreturn, used)) static void run(const long *stack)
         wait_for_all_that_ended(root);
         long signal = call(__NR_rt_sigtimedwait, (long)&all, (long)&info, 0, sizeof all);
         /* A sender within the namespace has a number. What the kernel sends is for this process alone. */
-        if (signal > 0 && signal != SIGCHLD && info.si_code <= 0 && info.si_pid == 0)
+        if (signal <= 0 || signal == SIGCHLD || info.si_code > 0 || info.si_pid != 0)
+            continue;
+        if (info.si_code == SI_QUEUE) /* with its value */
+            call(__NR_rt_sigqueueinfo, root, signal, (long)&info, 0);
+        else
             call(__NR_kill, root, signal, 0, 0);
     }
 }

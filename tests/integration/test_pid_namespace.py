@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +19,11 @@ from typing import Any
 
 import livecr as package
 import pytest
+from livecr._native import ffi, lib
 from livecr.kernel import procfs
 from tests.integration.conftest import LIVECR, until
+
+NR_RT_SIGQUEUEINFO, SI_QUEUE = 129, -1
 
 
 class Restored:
@@ -109,12 +113,14 @@ def test_a_tree_beside_itself(
     frozen: Callable[..., tuple[Any, Path]],
     restored: Callable[..., Restored],
 ) -> None:
-    """It runs twice from one image, with the same numbers, and both find everything as it was."""
+    """It runs three times from one image, with the same numbers, and all find everything as it was."""
     one, image = frozen(program("tree"), kind)
     one.restore(image)
-    other = restored(image)
-    assert number_inside(other.root) == one.pid != other.root
-    for pid, wait in ((other.root, other.livecr.wait), (one.pid, one.wait)):
+    others = [restored(image), restored(image)]
+    assert [number_inside(other.root) for other in others] == [one.pid, one.pid]
+    assert len({one.pid, *(other.root for other in others)}) == 3
+    copies = [(other.root, other.livecr.wait) for other in others]
+    for pid, wait in [*copies, (one.pid, one.wait)]:
         os.kill(pid, signal.SIGUSR1)
         assert wait(60) == 0, one.output()
         assert one.output() == "ready\nok\n"
@@ -178,13 +184,48 @@ def test_detached_it_tells_the_number_outside(
     root = int(livecr("restore", image, "--new-pid-namespace", "--detach").stdout)
     init = procfs.stat(root)["ppid"]
     try:
-        until(lambda: name(init) == "livecr-init", "process 1 has become init")
+        assert name(init) == "livecr-init"
         assert (number_inside(root), number_inside(init)) == (one.pid, 1)
         assert os.listdir(f"/proc/{init}/fd") == []
         assert os.readlink(f"/proc/{root}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
         os.kill(root, signal.SIGUSR1)
         until(lambda: one.output() == "ready\nok\n", "it has found all as it was")
         until(lambda: has_ended(init), "init has ended")
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(init, signal.SIGKILL)
+
+
+def test_a_queued_signal_keeps_its_value(
+    program: Callable[[str], Path], frozen: Callable[..., tuple[Any, Path]], restored: Callable[..., Restored]
+) -> None:
+    """What sigqueue(3) sends to init from outside comes to the program as it was sent."""
+    one, image = frozen(program("queued"))
+    other = restored(image)
+    info = struct.pack("iiii iiq 96x", signal.SIGUSR1, 0, SI_QUEUE, 0, os.getpid(), 0, 4711)
+    buffer = ffi.from_buffer(info)
+    result = lib.lcr_syscall(
+        NR_RT_SIGQUEUEINFO, other.init, signal.SIGUSR1, int(ffi.cast("uintptr_t", buffer)), 0, 0, 0
+    )
+    assert result == 0
+    assert (other.livecr.wait(20), one.output()) == (0, "ready\nok\n")
+
+
+def test_who_starts_livecr_ignores_sigchld(
+    program: Callable[[str], Path], frozen: Callable[..., tuple[Any, Path]]
+) -> None:
+    """Init is told of ended children all the same, and ends with the program."""
+    one, image = frozen(program("tree"), "family")
+    deaf: list[str | Path] = ["sh", "-c", 'trap "" CHLD; exec "$@"', "sh"]
+    command = [*deaf, LIVECR, "restore", image, "--new-pid-namespace", "--detach"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    root = int(done.stdout)
+    init = procfs.stat(root)["ppid"]
+    try:
+        os.kill(root, signal.SIGUSR1)
+        until(lambda: has_ended(init), "init has ended")
+        assert one.output() == "ready\nok\n"
     finally:
         with suppress(ProcessLookupError):
             os.kill(init, signal.SIGKILL)
