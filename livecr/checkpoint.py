@@ -104,13 +104,16 @@ def _checkpoint(
             queues = {one.pid: signals.save_queues(one) for one in frozen.processes}
             now_ns = moment()
             for process_ in frozen.processes:
+                if process_.pid not in evidence:  # born meanwhile
+                    evidence[process_.pid] = Evidence(process_.pid, iterator)
+                seen = evidence[process_.pid]
+                seen.together = {*frozen.pids, *frozen.ended}
+                seen.after_freeze(process_.pid, now_ns)
                 settings.refuse_dispatch(process_)
-                seccomp.suspend(process_)
+                seccomp.suspend(process_, seen.after)
             for process_ in frozen.processes:
                 threads.leave_critical_sections(process_)
-                seen = evidence.get(process_.pid) or Evidence(process_.pid, iterator)
-                seen.together = {*frozen.pids, *frozen.ended}
-                calls[process_.pid] = Calls(process_, seen, now_ns)
+                calls[process_.pid] = Calls(process_, evidence[process_.pid])
                 calls[process_.pid].enter_again()
             ticks = {
                 one.pid: ticking.save(one, queues[one.pid], calls[one.pid].since_frozen_ns, as_kernel_resumes)

@@ -114,25 +114,27 @@ def save(
     in_the_way = sessions.obstacles(pid) + timers.obstacles(pid)
     if in_the_way:
         raise Refused.because(in_the_way)
-    known: list[credentials.Credentials] = []
     saved: list[threads.Thread] = []
     filters, chains = seccomp.save(frozen)
     guards = pages.guards(pid, mappings)
+    asked = _Asked(pid, seen)
 
-    def save_task(task: Tracee, mask: int, told: dict[str, str], borrowed: Borrowed) -> None:
-        own = credentials.save(told, seen.get(task.tid), borrowed)
-        if own not in known:
-            known.append(own)
-        told_of_task = (known.index(own), chains[task.tid], ticking.pending[task.tid])
-        saved.append(threads.save(task, mask, *told_of_task, seen.get(task.tid), borrowed))
+    def save_task(task: Tracee, mask: int, borrowed: Borrowed | None) -> None:
+        state = seen.get(task.tid)
+        settings_ = asked.settings(task.tid, borrowed)
+        told_of_task = (asked.credentials(task.tid, borrowed), chains[task.tid], ticking.pending[task.tid])
+        saved.append(threads.save(task, mask, *told_of_task, settings_, state, borrowed))
 
     with Engine(frozen, resume, mappings) as engine:
         # The leader last: it then tells what the process has as a whole.
         for task in [*frozen.tasks[1:], frozen.leader]:
-            told = procfs.status(pid, task.tid)
+            if task is not frozen.leader and not frozen.compat and asked.knows(task.tid):
+                save_task(task, task.signal_mask(), None)
+                continue
             with engine.borrow(task) as borrowed:
-                save_task(task, borrowed.mask, told, borrowed)
+                save_task(task, borrowed.mask, borrowed)
                 if task is frozen.leader:
+                    told = procfs.status(pid, task.tid)
                     tls.refuse_ldt(borrowed)
                     whole = {
                         "session": sessions.save(pid, told, borrowed),
@@ -150,12 +152,55 @@ def save(
         pending=ticking.pending[signals.SHARED],
         interval_timers=ticking.interval,
         posix_timers=ticking.posix,
-        credentials=known,
+        credentials=asked.all_credentials,
         cgroups=cgroups.save(pid),
         filters=filters,
         descriptors=table,
         **whole,  # type: ignore[arg-type]
     )
+
+
+class _Asked:
+    """What tasks have said of themselves, for others of which BPF tells that they would say the same.
+
+    To ask a task takes many switches to it, and programs have thousands that are all alike.
+    """
+
+    def __init__(self, pid: int, seen: dict[int, TaskState]) -> None:
+        self._pid = pid
+        self._seen = seen
+        self._settings: dict[tuple[int, ...], dict[str, int]] = {}  # by TaskState.flags
+        self._index: dict[tuple[int, ...], int] = {}  # of all_credentials, by TaskState.credentials
+        self.all_credentials: list[credentials.Credentials] = []
+
+    def knows(self, tid: int) -> bool:
+        """Whether a task need not be lent out."""
+        state = self._seen.get(tid)
+        return state is not None and state.flags in self._settings
+
+    def settings(self, tid: int, borrowed: Borrowed | None) -> dict[str, int]:
+        """Those of a task."""
+        state = self._seen.get(tid)
+        if borrowed is None:
+            assert state is not None
+            return self._settings[state.flags]
+        found = settings.save(settings.TASK, borrowed)
+        if state is not None:
+            self._settings[state.flags] = found
+        return found
+
+    def credentials(self, tid: int, borrowed: Borrowed | None) -> int:
+        """The index of its credentials in ``all_credentials``."""
+        state = self._seen.get(tid)
+        if state is not None and state.credentials in self._index:
+            return self._index[state.credentials]
+        own = credentials.save(procfs.status(self._pid, tid), state, borrowed)
+        if own not in self.all_credentials:
+            self.all_credentials.append(own)
+        index = self.all_credentials.index(own)
+        if state is not None:
+            self._index[state.credentials] = index
+        return index
 
 
 def core_mappings(mappings: list[procfs.Mapping]) -> list[Mapping]:

@@ -18,6 +18,7 @@ from livecr.target import tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from livecr.kernel.bpf import TaskState
     from livecr.target.process import Process
     from livecr.target.program import Program
     from livecr.target.tracee import Tracee
@@ -33,14 +34,16 @@ _SIG_SETMASK, _SIGSET_BYTES = 2, 8
 WAY_BACK = {"munmap": 11, "rt_sigprocmask": 14}
 
 
-def suspend(frozen: Process) -> None:
+def suspend(frozen: Process, seen: dict[int, TaskState]) -> None:
     """Find out which tasks are confined, and suspend their filters; ``Tracee.filters`` has them then.
 
-    Raises Refused for a task in strict mode, or with filters that cannot be read or made again.
+    ``seen``: what BPF has read of them in this freeze, or nothing. Raises Refused for a task in strict mode,
+    or with filters that cannot be read or made again.
     """
     known: dict[tuple[bytes, ...], Filters] = {}
     for task in frozen.tasks:
-        mode = int(procfs.status(frozen.pid, task.tid).get("Seccomp", "0"))
+        state = seen.get(task.tid)
+        mode = state.seccomp_mode if state else int(procfs.status(frozen.pid, task.tid).get("Seccomp", "0"))
         if mode == MODE_STRICT:
             raise strict(f"task {task.tid} of process {frozen.pid}")
         if mode == MODE_FILTER:

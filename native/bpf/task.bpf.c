@@ -147,7 +147,12 @@ struct k_itimer {
     } KERNEL it;
 } KERNEL;
 
+struct desc_struct {
+    u64 word;
+} KERNEL;
+
 struct thread_struct {
+    struct desc_struct tls_array[3];
     unsigned long sp;
 } KERNEL;
 
@@ -167,6 +172,14 @@ struct sysv_sem {
     struct sem_undo_list *undo_list;
 } KERNEL;
 
+struct thread_info {
+    unsigned long flags;
+} KERNEL;
+
+struct seccomp {
+    int mode;
+} KERNEL;
+
 struct cred {
     unsigned securebits;
 } KERNEL;
@@ -182,10 +195,18 @@ struct task_struct {
     struct restart_block restart_block;
     struct sysv_sem sysvsem;
     struct cred *cred;
+    struct cred *real_cred;
     int *clear_child_tid;
     unsigned long sas_ss_sp;
     unsigned long sas_ss_size;
     unsigned sas_ss_flags;
+    struct thread_info thread_info;
+    unsigned flags;
+    unsigned long atomic_flags;
+    int pdeath_signal;
+    char comm[16];
+    struct seccomp seccomp;
+    void *robust_list;
     struct thread_struct thread;
 } KERNEL;
 
@@ -245,6 +266,16 @@ struct task_report {
     u64 sas_ss_sp;
     u64 sas_ss_size;
     u64 sas_ss_flags;
+    /* what prctl and /proc/PID/status tell of a task follows from these */
+    u64 thread_flags;
+    u64 atomic_flags;
+    u64 cred; /* where it is: tasks that have the same have the same ids, groups and capabilities */
+    u32 flags;
+    u32 pdeath_signal;
+    u32 seccomp_mode;
+    u32 has_segments; /* whether any of its descriptors in the GDT is set */
+    u64 robust_list;
+    char comm[16];
 };
 
 /* -- the timer that will wake a blocked task --------------------------------------------------------------- */
@@ -405,6 +436,13 @@ static __always_inline bool has_undo(struct task_struct *task)
     return list && BPF_CORE_READ(list, list_proc.next) != &list->list_proc;
 }
 
+static bool has_segments(struct task_struct *task)
+{
+    u64 entries[3];
+    BPF_CORE_READ_INTO(&entries, task, thread.tls_array);
+    return entries[0] || entries[1] || entries[2];
+}
+
 SEC("iter/task")
 int report_task(struct bpf_iter__task *ctx)
 {
@@ -433,6 +471,16 @@ int report_task(struct bpf_iter__task *ctx)
     report.sas_ss_sp = BPF_CORE_READ(task, sas_ss_sp);
     report.sas_ss_size = BPF_CORE_READ(task, sas_ss_size);
     report.sas_ss_flags = BPF_CORE_READ(task, sas_ss_flags);
+    report.thread_flags = BPF_CORE_READ(task, thread_info.flags);
+    report.atomic_flags = BPF_CORE_READ(task, atomic_flags);
+    report.cred = (u64)BPF_CORE_READ(task, real_cred);
+    report.flags = BPF_CORE_READ(task, flags);
+    report.pdeath_signal = BPF_CORE_READ(task, pdeath_signal);
+    if (bpf_core_field_exists(task->seccomp.mode))
+        report.seccomp_mode = BPF_CORE_READ(task, seccomp.mode);
+    report.has_segments = has_segments(task);
+    report.robust_list = (u64)BPF_CORE_READ(task, robust_list);
+    BPF_CORE_READ_INTO(&report.comm, task, comm);
     read_restart_block(task, &report);
     if (report.state && !BPF_CORE_READ(task, on_cpu))
         find_sleeper(task, &report);
