@@ -55,7 +55,8 @@ __all__ = ["Checkpoint", "checkpoint"]
 
 
 class Checkpoint:
-    """What was done: where the image is, how long the program stood still, and what each task waits in."""
+    """What was done: where the image is, how long the program stood still (its first task, until its last
+    was let go), and what each task waits in."""
 
     def __init__(self, pid: int, image: str, waits: dict[int, Wait], frozen_ns: int, size_bytes: int) -> None:
         self.pid = pid
@@ -94,11 +95,11 @@ def _checkpoint(
     with integrity.new_image(image or default_name(pid)) as new:
         iterator = _task_iterator()
         evidence = _look_ahead(tree.members(pid), iterator)
+        began_ns = time.monotonic_ns()
         try:
             frozen = tree.freeze(pid)
         except (FileNotFoundError, ProcessLookupError):
             raise Refused("the process ended before it could be frozen", where=f"process {pid}") from None
-        began_ns = time.monotonic_ns()
         calls: dict[int, Calls] = {}
         try:
             queues = {one.pid: signals.save_queues(one) for one in frozen.processes}

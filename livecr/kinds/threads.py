@@ -91,7 +91,7 @@ def save(
 ) -> Thread:
     """Of one frozen task, in which the signals ``pending`` wait.
 
-    ``seen``: what BPF has read of it; if None, it is asked for that too. A 32-bit task is always ``borrowed``.
+    ``seen``: what BPF has read of it; if None, it is asked for that too. A 32-bit one is always ``borrowed``.
     """
     if seen is not None:
         address, size, flags = seen.alternate_stack

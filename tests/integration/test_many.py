@@ -1,7 +1,7 @@
 """A thousand threads, and two hundred processes: as many, and each as it was.
 
-Most of them are alike, which livecr makes use of, and some are not. They would have noticed another name, mask,
-stack, priority or parent, and a wait that has ended. In this process limits are as low as a service may have.
+Most of them are alike, which livecr makes use of, and some are not. They would have noticed another name,
+mask, stack, priority or parent, and a wait that has ended. The limits are as low as a service may have.
 """
 
 from __future__ import annotations
