@@ -47,17 +47,23 @@ def advise(*, time_model: str) -> None:
 
 
 def checkpoint(
-    pid: int, image: str | None = None, *, leave_running: bool = False, unix_peer: str = "refuse"
+    pid: int,
+    image: str | None = None,
+    *,
+    leave_running: bool = False,
+    unix_peer: str = "refuse",
+    seccomp: str = "respect",
 ) -> Checkpoint:
     """Write the running process ``pid`` to the directory ``image`` (default ./COMM-PID.livecr) and end it.
 
     With ``leave_running`` it runs on. ``unix_peer``: whether a unix socket that is connected to another
-    program makes it "refuse", or is restored as if that had been "close"d by the other side. Raises Refused
-    (nothing was touched) or Failed (it runs on unharmed).
+    program makes it "refuse", or is restored as if that had been "close"d by the other side. ``seccomp``:
+    whether to "respect" filters that would kill the program if livecr were killed in the freeze, and refuse;
+    or only to "suspend" them. Raises Refused (nothing was touched) or Failed (it runs on unharmed).
     """
     from livecr.checkpoint import checkpoint as act
 
-    return act(pid, image, leave_running=leave_running, unix_peer=unix_peer)
+    return act(pid, image, leave_running=leave_running, unix_peer=unix_peer, filter_policy=seccomp)
 
 
 def restore(

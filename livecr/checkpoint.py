@@ -70,26 +70,38 @@ class Checkpoint:
 
 
 def checkpoint(
-    pid: int, image: str | None = None, *, leave_running: bool = False, unix_peer: str = UNIX_PEERS[0]
+    pid: int,
+    image: str | None = None,
+    *,
+    leave_running: bool = False,
+    unix_peer: str = UNIX_PEERS[0],
+    filter_policy: str = seccomp.RESPECT,
 ) -> Checkpoint:
     """Write the running process ``pid`` and all its descendants to a new directory ``image``.
 
     By default that is ./COMM-PID.livecr. ``unix_peer``: what becomes of unix sockets that are connected to
-    other programs, one of UNIX_PEERS.
+    other programs, one of UNIX_PEERS. ``filter_policy``: one of target.seccomp.POLICIES.
 
     Raises Refused (nothing was touched) or Failed (the process runs on unharmed). SIGINT, SIGTERM and their
     like are held back in the calling thread until the process is let go; they then end the checkpoint.
     """
     if unix_peer not in UNIX_PEERS:
         raise UsageError(f"unix_peer={unix_peer!r}", way_out=f"it is {' or '.join(UNIX_PEERS)}")
+    if filter_policy not in seccomp.POLICIES:
+        raise UsageError(f"seccomp={filter_policy!r}", way_out=f"it is {' or '.join(seccomp.POLICIES)}")
     with Postponed() as interruption:
-        return _checkpoint(pid, image, leave_running, unix_peer, interruption)
+        return _checkpoint(pid, image, leave_running, unix_peer, filter_policy, interruption)
 
 
 def _checkpoint(
-    pid: int, image: str | None, leave_running: bool, unix_peer: str, interruption: Postponed
+    pid: int,
+    image: str | None,
+    leave_running: bool,
+    unix_peer: str,
+    filter_policy: str,
+    interruption: Postponed,
 ) -> Checkpoint:
-    in_the_way = check.obstacles(pid, unix_peer)
+    in_the_way = check.obstacles(pid, unix_peer, filter_policy)
     if in_the_way:
         raise Refused.because(in_the_way)
     with integrity.new_image(image or default_name(pid)) as new:
@@ -111,7 +123,7 @@ def _checkpoint(
                 seen.together = {*frozen.pids, *frozen.ended}
                 seen.after_freeze(process_.pid, now_ns)
                 settings.refuse_dispatch(process_)
-                seccomp.suspend(process_, seen.after)
+                seccomp.suspend(process_, seen.after, filter_policy)
             for process_ in frozen.processes:
                 threads.leave_critical_sections(process_)
                 calls[process_.pid] = Calls(process_, evidence[process_.pid])

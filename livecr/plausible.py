@@ -41,7 +41,8 @@ def check(told: Content, cores: dict[int, Core], image: str) -> None:
         _check_abi(told, record, core)
         _check_ranges(record, core)
         _check_segments(told, record, core)
-        seccomp.check(record.filters, [thread.filters for thread in record.threads], core.where)
+        chains = [thread.filters for thread in record.threads]
+        seccomp.check(record.filters, chains, [thread.strict for thread in record.threads], core.where)
     _check_references(told, image)
     _wait_for_zombies(all_numbers(told))
     for tid in all_numbers(told):

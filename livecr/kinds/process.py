@@ -82,11 +82,14 @@ class Process(Record):
     descriptors: list[descriptors.Descriptor]
 
 
-def obstacles(pid: int, mappings: list[procfs.Mapping]) -> list[Obstacle]:
-    """Everything about a running process that could not be saved, kind by kind, but its descriptors."""
+def obstacles(pid: int, mappings: list[procfs.Mapping], filter_policy: str) -> list[Obstacle]:
+    """Everything about a running process that could not be saved, kind by kind, but its descriptors.
+
+    ``filter_policy``: one of target.seccomp.POLICIES.
+    """
     found = sessions.obstacles(pid)
     found += settings.obstacles(pid) + cgroups.obstacles(pid) + numa.obstacles(pid)
-    found += seccomp.obstacles(pid)
+    found += seccomp.obstacles(pid, filter_policy)
     found += timers.obstacles(pid)
     memory.look_ahead(mappings)
     return found + memory.obstacles(pid, mappings) + requests.obstacles(pid, mappings)
@@ -140,7 +143,9 @@ def save(
                         "session": sessions.save(pid, told, borrowed),
                         "memory": memory.save(frozen, mappings, guards, nameless, borrowed),
                         "actions": signals.save_actions(borrowed, told),
-                        "protection_keys": pkeys.save(borrowed, mappings, confined=bool(filters)),
+                        "protection_keys": pkeys.save(
+                            borrowed, mappings, confined=any(task.filters for task in frozen.tasks)
+                        ),
                         "told_of": stops.told(children, borrowed),
                     }
     return Process(
@@ -279,7 +284,8 @@ def load_rest(record: Process, seed: Seed, tasks: dict[int, Tracee], now: Progra
         threads.load_pending(thread, seed, tasks[thread.tid])
     sessions.load_limits(record.session, seed)
     chains = {thread.tid: thread.filters for thread in record.threads}
-    seccomp.load(record.filters, chains, seed, tasks)
+    strict = [thread.tid for thread in record.threads if thread.strict]
+    seccomp.load(record.filters, chains, strict, seed, tasks)
     for thread in record.threads:
         credentials.load(record.credentials[thread.credentials], seed, tasks[thread.tid])
         scheduling.load(thread.scheduling, tasks[thread.tid].tid)

@@ -12,6 +12,7 @@ from livecr._native import ffi, lib
 from livecr.errors import Failed
 from livecr.image.record import Record
 from livecr.kernel import procfs
+from livecr.kernel.seccomp import Strict
 from livecr.kinds import scheduling, settings, signals, tls
 from livecr.target.compat import CompatProgram
 from livecr.target.program import Program
@@ -74,6 +75,7 @@ class Thread(Record):
     scheduling: scheduling.Scheduling
     credentials: int  # index into the process's
     filters: list[int]  # of seccomp, the oldest first: indices into the process's
+    strict: bool  # whether it is in seccomp's strict mode
     settings: dict[str, int]
     compat_robust_list: int
     tls: list[bytes]
@@ -119,6 +121,7 @@ def save(
         credentials=credentials,
         settings=own_settings,
         filters=filters,
+        strict=isinstance(task.filters, Strict),
     )
 
 

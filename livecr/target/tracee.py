@@ -179,6 +179,7 @@ class Tracee:
         self.deferred: list[int] = []  # signals that arrived while borrowed; given back on release
         self.filters: Filters | None = None  # of seccomp, while it is frozen (target/seccomp)
         self.logged_filters: list[int] = []  # which of them log
+        self.risks_filters = False  # whether calls are made in it that would harm it if livecr were killed
 
     # -- stopping and going on ---------------------------------------------------------------------------
 
