@@ -29,6 +29,7 @@ __all__ = [
         "TaskIterator",
         "TaskState",
         "Unavailable",
+        "look",
         "switched_off",
     ),
 ]
@@ -43,10 +44,11 @@ SOURCES = ("bpf", "restart-block", "sleeper", "timer-list", "scheduler", "time-n
 CPU = "cpu"
 
 # struct task_report of native/bpf/task.bpf.c.
-_REPORT = Struct("=II4Q 40s 2Q2I 3Q4I 3QI 3I2Q 2I 8Q4IQ16s")
+_REPORT = Struct("=II4Q 40s 2Q2I 3Q4I 3QI 3I2Q 2I 8Q4IQ16s4I")
 _SLEEPER_HRTIMER, _SLEEPER_JIFFIES, _SLEEPER_CPU = 1, 2, 3
 _ENOSPC = 28
 _CLOCK_MONOTONIC_COARSE = 6
+_looking: TaskIterator | None = None  # opened once, for all processes of a tree
 
 
 def switched_off(source: str) -> bool:
@@ -127,11 +129,14 @@ class TaskState:
     PF_*, the parent death signal) get the same answers from prctl(2), with the same ``credentials`` (struct
     cred, and PFA_*, which has no_new_privs) they have the same ids, groups and capabilities. ``name``: as it
     is in comm; ``has_segments``: whether it has descriptors in the GDT (set_thread_area(2)).
+    ``session_keyring``: its serial number; ``process_keys``, ``thread_keys``: how many are in those keyrings.
+    ``dispatches``: PR_SET_SYSCALL_USER_DISPATCH is on.
     """
 
     __slots__ = (
         *("alternate_stack", "clear_child_tid", "credentials", "flags", "securebits", "timer_slack_ns"),
         *("has_segments", "name", "robust_list", "seccomp_mode"),
+        *("dispatches", "process_keys", "session_keyring", "thread_keys"),
         *("exec_start_ns", "now_ns", "restart", "slack_ns", "sleeper", "state", "switches", "tid", "undoes"),
     )
 
@@ -154,9 +159,22 @@ class TaskState:
         self.seccomp_mode = self.robust_list = 0
         self.has_segments = True
         self.name = b""
+        self.session_keyring = self.process_keys = self.thread_keys = 0
+        self.dispatches = False
 
     def __repr__(self) -> str:
         return f"TaskState(tid={self.tid}, state={self.state:#x}, {self.restart!r}, {self.sleeper!r})"
+
+
+def look(pid: int) -> dict[int, TaskState]:
+    """The tasks of a running process by TID, as TaskIterator.read; none where BPF is not to be had."""
+    global _looking
+    try:
+        if _looking is None:
+            _looking = TaskIterator.open()
+        return _looking.read(pid)
+    except Unavailable:
+        return {}
 
 
 class TaskIterator:
@@ -236,6 +254,8 @@ def _task_state(row: tuple[Any, ...], tick_ns: int) -> TaskState:
     task.credentials = (row[36], row[35])
     task.seccomp_mode, task.has_segments, task.robust_list = row[39], bool(row[40]), row[41]
     task.name = row[42].split(b"\0", 1)[0]
+    task.session_keyring, task.process_keys, task.thread_keys = row[43:46]
+    task.dispatches = bool(row[46])
     block = RestartBlock()
     block.function = name.split(b"\0", 1)[0].decode()
     block.rmtp, block.expires_ns, block.clockid, block.rmtp_type = row[7:11]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from livecr.errors import Refused
 from livecr.image.elfcore import Mapping
 from livecr.image.record import Record
-from livecr.kernel import procfs
+from livecr.kernel import bpf, procfs
 from livecr.kinds import (
     aio,
     births,
@@ -16,6 +16,7 @@ from livecr.kinds import (
     credentials,
     descriptors,
     inherited,
+    keyrings,
     memory,
     numa,
     pages,
@@ -78,6 +79,7 @@ class Process(Record):
     interval_timers: list[timers.IntervalTimer]
     posix_timers: list[timers.PosixTimer]
     credentials: list[credentials.Credentials]
+    session_keyring: int
     filters: list[seccomp.Filter]
     descriptors: list[descriptors.Descriptor]
 
@@ -87,8 +89,9 @@ def obstacles(pid: int, mappings: list[procfs.Mapping], filter_policy: str) -> l
 
     ``filter_policy``: one of target.seccomp.POLICIES.
     """
-    found = sessions.obstacles(pid)
-    found += settings.obstacles(pid) + cgroups.obstacles(pid) + numa.obstacles(pid)
+    seen = bpf.look(pid)
+    found = sessions.obstacles(pid) + keyrings.obstacles(pid, seen)
+    found += settings.obstacles(pid, seen) + cgroups.obstacles(pid) + numa.obstacles(pid)
     found += seccomp.obstacles(pid, filter_policy)
     found += timers.obstacles(pid)
     memory.look_ahead(mappings)
@@ -114,7 +117,7 @@ def save(
     ``seen``: what BPF has read of its tasks, by TID, or nothing. Raises Refused for what cannot be saved.
     """
     pid = frozen.pid
-    in_the_way = sessions.obstacles(pid) + timers.obstacles(pid)
+    in_the_way = sessions.obstacles(pid) + timers.obstacles(pid) + keyrings.obstacles(pid, seen)
     if in_the_way:
         raise Refused.because(in_the_way)
     saved: list[threads.Thread] = []
@@ -158,6 +161,7 @@ def save(
         interval_timers=ticking.interval,
         posix_timers=ticking.posix,
         credentials=asked.all_credentials,
+        session_keyring=keyrings.save(pid, seen),
         cgroups=cgroups.save(pid),
         filters=filters,
         descriptors=table,
@@ -290,4 +294,5 @@ def load_rest(record: Process, seed: Seed, tasks: dict[int, Tracee], now: Progra
         credentials.load(record.credentials[thread.credentials], seed, tasks[thread.tid])
         scheduling.load(thread.scheduling, tasks[thread.tid].tid)
         settings.load(settings.TASK, thread.settings, seed, tasks[thread.tid], late=True)
+    warnings += keyrings.compare(seed.pid, record.session_keyring)
     return warnings + sessions.load_last(record.session, seed, leads=record.place.sid == record.place.pid)

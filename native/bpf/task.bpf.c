@@ -174,15 +174,30 @@ struct sysv_sem {
 
 struct thread_info {
     unsigned long flags;
+    unsigned long syscall_work;
 } KERNEL;
 
 struct seccomp {
     int mode;
 } KERNEL;
 
+struct assoc_array {
+    unsigned long nr_leaves_on_tree;
+} KERNEL;
+
+struct key {
+    int serial;
+    struct assoc_array keys;
+} KERNEL;
+
 struct cred {
     unsigned securebits;
+    struct key *session_keyring;
+    struct key *process_keyring;
+    struct key *thread_keyring;
 } KERNEL;
+
+enum syscall_work_bit { SYSCALL_WORK_BIT_SYSCALL_USER_DISPATCH = 5 };
 
 struct task_struct {
     unsigned int __state;
@@ -276,6 +291,10 @@ struct task_report {
     u32 has_segments; /* whether any of its descriptors in the GDT is set */
     u64 robust_list;
     char comm[16];
+    u32 session_keyring; /* its serial number, 0 for none of its own */
+    u32 process_keys;    /* how many are in that keyring */
+    u32 thread_keys;
+    u32 dispatches; /* whether PR_SET_SYSCALL_USER_DISPATCH is on */
 };
 
 /* -- the timer that will wake a blocked task --------------------------------------------------------------- */
@@ -443,6 +462,34 @@ static bool has_segments(struct task_struct *task)
     return entries[0] || entries[1] || entries[2];
 }
 
+static u32 keys_in(struct key *keyring)
+{
+    return keyring ? (u32)BPF_CORE_READ(keyring, keys.nr_leaves_on_tree) : 0;
+}
+
+static void read_keyrings(struct task_struct *task, struct task_report *report)
+{
+    struct cred *cred = BPF_CORE_READ(task, real_cred);
+    struct key *session;
+    if (!bpf_core_field_exists(cred->session_keyring)) /* without CONFIG_KEYS */
+        return;
+    session = BPF_CORE_READ(cred, session_keyring);
+    if (session)
+        report->session_keyring = (u32)BPF_CORE_READ(session, serial);
+    report->process_keys = keys_in(BPF_CORE_READ(cred, process_keyring));
+    report->thread_keys = keys_in(BPF_CORE_READ(cred, thread_keyring));
+}
+
+static bool dispatches(struct task_struct *task)
+{
+    if (!bpf_core_field_exists(task->thread_info.syscall_work) ||
+        !bpf_core_enum_value_exists(enum syscall_work_bit, SYSCALL_WORK_BIT_SYSCALL_USER_DISPATCH))
+        return false; /* before 5.11 there was none */
+    return BPF_CORE_READ(task, thread_info.syscall_work) >>
+               bpf_core_enum_value(enum syscall_work_bit, SYSCALL_WORK_BIT_SYSCALL_USER_DISPATCH) &
+           1;
+}
+
 SEC("iter/task")
 int report_task(struct bpf_iter__task *ctx)
 {
@@ -481,6 +528,8 @@ int report_task(struct bpf_iter__task *ctx)
     report.has_segments = has_segments(task);
     report.robust_list = (u64)BPF_CORE_READ(task, robust_list);
     BPF_CORE_READ_INTO(&report.comm, task, comm);
+    read_keyrings(task, &report);
+    report.dispatches = dispatches(task);
     read_restart_block(task, &report);
     if (report.state && !BPF_CORE_READ(task, on_cpu))
         find_sleeper(task, &report);
