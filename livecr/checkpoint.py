@@ -200,7 +200,7 @@ def default_name(pid: int) -> str:
 def _task_iterator() -> bpf.TaskIterator | None:
     """The BPF reader of sleepers and restart blocks; without it the lesser sources have to do."""
     try:
-        return bpf.TaskIterator.open()
+        return bpf.shared()
     except bpf.Unavailable:
         return None
 

@@ -30,6 +30,7 @@ __all__ = [
         "TaskState",
         "Unavailable",
         "look",
+        "shared",
         "switched_off",
     ),
 ]
@@ -44,11 +45,11 @@ SOURCES = ("bpf", "restart-block", "sleeper", "timer-list", "scheduler", "time-n
 CPU = "cpu"
 
 # struct task_report of native/bpf/task.bpf.c.
-_REPORT = Struct("=II4Q 40s 2Q2I 3Q4I 3QI 3I2Q 2I 8Q4IQ16s4I")
+_REPORT = Struct("=II4Q 40s 2Q2I 3Q4I 3QI 3I2Q 2I 8Q4I2Q16s3I4x")
 _SLEEPER_HRTIMER, _SLEEPER_JIFFIES, _SLEEPER_CPU = 1, 2, 3
 _ENOSPC = 28
 _CLOCK_MONOTONIC_COARSE = 6
-_looking: TaskIterator | None = None  # opened once, for all processes of a tree
+_shared: TaskIterator | None = None
 
 
 def switched_off(source: str) -> bool:
@@ -168,13 +169,18 @@ class TaskState:
 
 def look(pid: int) -> dict[int, TaskState]:
     """The tasks of a running process by TID, as TaskIterator.read; none where BPF is not to be had."""
-    global _looking
     try:
-        if _looking is None:
-            _looking = TaskIterator.open()
-        return _looking.read(pid)
+        return shared().read(pid)
     except Unavailable:
         return {}
+
+
+def shared() -> TaskIterator:
+    """The iterator that is opened once and stays open. Raises Unavailable."""
+    global _shared
+    if _shared is None or switched_off("bpf"):
+        _shared = TaskIterator.open()
+    return _shared
 
 
 class TaskIterator:
@@ -252,10 +258,9 @@ def _task_state(row: tuple[Any, ...], tick_ns: int) -> TaskState:
     task.alternate_stack = row[31:34]
     task.flags = (row[34], row[35], row[37], row[38])
     task.credentials = (row[36], row[35])
-    task.seccomp_mode, task.has_segments, task.robust_list = row[39], bool(row[40]), row[41]
-    task.name = row[42].split(b"\0", 1)[0]
-    task.session_keyring, task.process_keys, task.thread_keys = row[43:46]
-    task.dispatches = bool(row[46])
+    task.seccomp_mode, task.dispatches, task.has_segments = row[39], bool(row[40]), bool(row[41])
+    task.robust_list, task.name = row[42], row[43].split(b"\0", 1)[0]
+    task.session_keyring, task.process_keys, task.thread_keys = row[44:47]
     block = RestartBlock()
     block.function = name.split(b"\0", 1)[0].decode()
     block.rmtp, block.expires_ns, block.clockid, block.rmtp_type = row[7:11]

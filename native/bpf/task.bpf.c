@@ -288,13 +288,13 @@ struct task_report {
     u32 flags;
     u32 pdeath_signal;
     u32 seccomp_mode;
-    u32 has_segments; /* whether any of its descriptors in the GDT is set */
+    u32 dispatches; /* whether PR_SET_SYSCALL_USER_DISPATCH is on */
+    u64 segments;   /* not 0 if any of its descriptors in the GDT is set */
     u64 robust_list;
     char comm[16];
     u32 session_keyring; /* its serial number, 0 for none of its own */
     u32 process_keys;    /* how many are in that keyring */
     u32 thread_keys;
-    u32 dispatches; /* whether PR_SET_SYSCALL_USER_DISPATCH is on */
 };
 
 /* -- the timer that will wake a blocked task --------------------------------------------------------------- */
@@ -455,36 +455,35 @@ static __always_inline bool has_undo(struct task_struct *task)
     return list && BPF_CORE_READ(list, list_proc.next) != &list->list_proc;
 }
 
-static bool has_segments(struct task_struct *task)
+/* None of these has a branch: the verifier would follow all that comes behind it twice. What is read through NULL
+   is 0. */
+static u64 segments(struct task_struct *task)
 {
     u64 entries[3];
     BPF_CORE_READ_INTO(&entries, task, thread.tls_array);
-    return entries[0] || entries[1] || entries[2];
+    return entries[0] | entries[1] | entries[2];
 }
 
 static u32 keys_in(struct key *keyring)
 {
-    return keyring ? (u32)BPF_CORE_READ(keyring, keys.nr_leaves_on_tree) : 0;
+    return (u32)BPF_CORE_READ(keyring, keys.nr_leaves_on_tree);
 }
 
 static void read_keyrings(struct task_struct *task, struct task_report *report)
 {
     struct cred *cred = BPF_CORE_READ(task, real_cred);
-    struct key *session;
     if (!bpf_core_field_exists(cred->session_keyring)) /* without CONFIG_KEYS */
         return;
-    session = BPF_CORE_READ(cred, session_keyring);
-    if (session)
-        report->session_keyring = (u32)BPF_CORE_READ(session, serial);
+    report->session_keyring = (u32)BPF_CORE_READ(cred, session_keyring, serial);
     report->process_keys = keys_in(BPF_CORE_READ(cred, process_keyring));
     report->thread_keys = keys_in(BPF_CORE_READ(cred, thread_keyring));
 }
 
-static bool dispatches(struct task_struct *task)
+static u32 dispatches(struct task_struct *task)
 {
     if (!bpf_core_field_exists(task->thread_info.syscall_work) ||
         !bpf_core_enum_value_exists(enum syscall_work_bit, SYSCALL_WORK_BIT_SYSCALL_USER_DISPATCH))
-        return false; /* before 5.11 there was none */
+        return 0; /* before 5.11 there was none */
     return BPF_CORE_READ(task, thread_info.syscall_work) >>
                bpf_core_enum_value(enum syscall_work_bit, SYSCALL_WORK_BIT_SYSCALL_USER_DISPATCH) &
            1;
@@ -525,7 +524,7 @@ int report_task(struct bpf_iter__task *ctx)
     report.pdeath_signal = BPF_CORE_READ(task, pdeath_signal);
     if (bpf_core_field_exists(task->seccomp.mode))
         report.seccomp_mode = BPF_CORE_READ(task, seccomp.mode);
-    report.has_segments = has_segments(task);
+    report.segments = segments(task);
     report.robust_list = (u64)BPF_CORE_READ(task, robust_list);
     BPF_CORE_READ_INTO(&report.comm, task, comm);
     read_keyrings(task, &report);
