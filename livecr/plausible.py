@@ -28,8 +28,11 @@ _PAUSE_S = 0.005
 _TERMINAL_BYTES = [44, 36, 8]  # struct termios2, termios, winsize
 
 
-def check(told: Content, cores: dict[int, Core], image: str) -> None:
-    """Is everything there that the program needs, and is its place free? ``cores``: by PID."""
+def check(told: Content, cores: dict[int, Core], image: str, *, leaves: bool = False) -> None:
+    """Is everything there that the program needs, and is its place free? ``cores``: by PID.
+
+    ``leaves``: its parent, livecr, is about to end.
+    """
     if told.time_model not in MODELS or told.time_model_from not in ORIGINS:
         raise BadImage(f"it wants a time model {told.time_model!r}", where=image)
     _check_tree(told, image)
@@ -50,6 +53,8 @@ def check(told: Content, cores: dict[int, Core], image: str) -> None:
     for record in told.processes:
         memory.check(record.memory)
     _check_clocks(told)
+    if leaves:
+        _check_parent(told.processes[0])
 
 
 def _check_clocks(told: Content) -> None:
@@ -72,6 +77,18 @@ def _check_clocks(told: Content) -> None:
                 f"{what} on {clock.clock_name(clock_id or 0)}, and that process has ended",
                 where=f"process {user}" if "timer" in what else f"task {user}",
                 way_out="it can only be restored while that process lives",
+            )
+
+
+def _check_parent(root: process.Process) -> None:
+    """Whether the root would be sent a signal as livecr, its parent, ends."""
+    for thread in root.threads:
+        if number := thread.settings.get("parent_death_signal", 0):
+            raise Refused(
+                f"it is to be sent signal {number} when its parent ends (PR_SET_PDEATHSIG): that is livecr",
+                where=f"task {thread.tid} of process {root.place.pid}",
+                way_out="restore it without --detach, so that livecr stays, or with --new-pid-namespace, "
+                "whose init does",
             )
 
 

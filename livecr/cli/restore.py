@@ -53,7 +53,9 @@ def run(words: list[str]) -> int:
     else:
         from livecr.restore import restore
 
-        restored = restore(given.operand, time_model=model, at_terminal=stays, file_policy=policy)
+        restored = restore(
+            given.operand, time_model=model, at_terminal=stays, file_policy=policy, leaves=not stays
+        )
     for warning in restored.warnings:
         from livecr.cli.terminal import clean
 
