@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from livecr.cli import arguments
+from livecr.cli import arguments, inside
 
 __all__ = ["run"]
 
@@ -20,6 +20,8 @@ def run(words: list[str]) -> int:
     if given is None:
         return 0
     pid = arguments.pid(given.operand)
+    if (code := inside.run_inside("check", given, pid)) is not None:
+        return code
     from livecr.image.record import write_only
 
     write_only()

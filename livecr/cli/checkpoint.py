@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from livecr.cli import arguments
+from livecr.cli import arguments, inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def run(words: list[str]) -> int:
     if given is None:
         return 0
     pid = arguments.pid(given.operand)
+    if (code := inside.run_inside("checkpoint", given, pid)) is not None:
+        return code
     from livecr.image.record import write_only
 
     write_only()
