@@ -47,26 +47,44 @@ def advise(*, time_model: str) -> None:
 
 
 def checkpoint(
-    pid: int, image: str | None = None, *, leave_running: bool = False, unix_peer: str = "refuse"
+    pid: int,
+    image: str | None = None,
+    *,
+    leave_running: bool = False,
+    unix_peer: str = "refuse",
+    seccomp: str = "respect",
 ) -> Checkpoint:
     """Write the running process ``pid`` to the directory ``image`` (default ./COMM-PID.livecr) and end it.
 
     With ``leave_running`` it runs on. ``unix_peer``: whether a unix socket that is connected to another
-    program makes it "refuse", or is restored as if that had been "close"d by the other side. Raises Refused
-    (nothing was touched) or Failed (it runs on unharmed).
+    program makes it "refuse", or is restored as if that had been "close"d by the other side. ``seccomp``:
+    whether to "respect" filters that would kill the program if livecr were killed in the freeze, and refuse;
+    or only to "suspend" them. Raises Refused (nothing was touched) or Failed (it runs on unharmed).
     """
     from livecr.checkpoint import checkpoint as act
 
-    return act(pid, image, leave_running=leave_running, unix_peer=unix_peer)
+    return act(pid, image, leave_running=leave_running, unix_peer=unix_peer, filter_policy=seccomp)
 
 
-def restore(image: str, *, time_model: str | None = None, file_policy: str = "grown") -> Restored:
-    """Make the process of ``image`` live again, as a child of the caller.
+def restore(
+    image: str,
+    *,
+    time_model: str | None = None,
+    file_policy: str = "grown",
+    new_pid_namespace: bool = False,
+) -> Restored:
+    """Make the program of ``image`` live again, as a child of the caller.
 
     ``time_model``: "relative" or "absolute", whether time in the image counts; by default its own wish.
     ``file_policy``: how its open files may differ: not at all ("same"), they may have "grown", or "any".
+    ``new_pid_namespace``: although its numbers are taken, in a PID namespace of its own; the caller's
+    child is then an init, which ends as the program does.
     Raises BadImage, Refused (nothing was made) or Failed (nothing is left of what was made).
     """
+    if new_pid_namespace:
+        from livecr.pid_namespace import restore_in_namespace
+
+        return restore_in_namespace(image, time_model=time_model, file_policy=file_policy)
     from livecr.restore import restore as act
 
     return act(image, time_model=time_model, file_policy=file_policy)

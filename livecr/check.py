@@ -7,7 +7,7 @@ import os
 from livecr.errors import NoSuchProcess, Obstacle, Refused
 from livecr.kernel import machine, procfs
 from livecr.kinds import births, descriptors, process, sysv, unlinked
-from livecr.target import tree
+from livecr.target import seccomp, tree
 from livecr.waits import live
 
 __all__ = ["obstacles"]
@@ -16,8 +16,8 @@ _TRIES = 100
 _MISSING = (FileNotFoundError, ProcessLookupError, NoSuchProcess)
 
 
-def obstacles(pid: int, unix_peer: str = "refuse") -> list[Obstacle]:
-    """All that would be refused. ``unix_peer``: see livecr.checkpoint.
+def obstacles(pid: int, unix_peer: str = "refuse", filter_policy: str = seccomp.RESPECT) -> list[Obstacle]:
+    """All that would be refused. ``unix_peer``, ``filter_policy``: see livecr.checkpoint (``seccomp``).
 
     Raises Refused when there is no such process, or it may not be read.
     """
@@ -33,7 +33,7 @@ def obstacles(pid: int, unix_peer: str = "refuse") -> list[Obstacle]:
             return [
                 Obstacle(f"task {pid}", f"it is a thread of process {leader}", f"checkpoint {leader} instead")
             ]
-        return _of_tree(pid, unix_peer)
+        return _of_tree(pid, unix_peer, filter_policy)
     except _MISSING:
         raise NoSuchProcess(f"process {pid}") from None
     except PermissionError as error:
@@ -44,7 +44,7 @@ def obstacles(pid: int, unix_peer: str = "refuse") -> list[Obstacle]:
         ) from None
 
 
-def _of_tree(root: int, unix_peer: str) -> list[Obstacle]:
+def _of_tree(root: int, unix_peer: str, filter_policy: str) -> list[Obstacle]:
     pids = tree.members(root)
     if os.getpid() in pids:
         return [Obstacle(f"process {root}", "livecr itself descends from it", "name another process")]
@@ -52,7 +52,7 @@ def _of_tree(root: int, unix_peer: str) -> list[Obstacle]:
     while True:
         try:
             mappings = {pid: procfs.mappings(pid) for pid in pids}
-            found = [obstacle for pid in pids for obstacle in _of_one(pid, mappings[pid])]
+            found = [one for pid in pids for one in _of_one(pid, mappings[pid], filter_policy)]
             found += unlinked.outsiders(mappings, pids)
             return (
                 found + births.obstacles(pids) + descriptors.obstacles(pids, unix_peer) + sysv.obstacles(pids)
@@ -75,10 +75,10 @@ def _without_leader(pid: int) -> Obstacle:
     return Obstacle(f"process {pid}", what, "this version of livecr cannot save that")
 
 
-def _of_one(pid: int, mappings: list[procfs.Mapping]) -> list[Obstacle]:
+def _of_one(pid: int, mappings: list[procfs.Mapping], filter_policy: str) -> list[Obstacle]:
     if _leader_has_exited(pid):
         return [_without_leader(pid)]
     if machine.of_process(pid) == machine.X32:
         way_out = "use its x86-64 or i386 build: livecr saves these"
         return [Obstacle(f"process {pid}", "it is an x32 program", way_out)]
-    return process.obstacles(pid, mappings) + live.obstacles_before_freeze(pid)
+    return process.obstacles(pid, mappings, filter_policy) + live.obstacles_before_freeze(pid)

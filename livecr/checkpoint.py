@@ -58,7 +58,8 @@ _LARGE_BYTES = 64 << 20  # some ten milliseconds
 
 
 class Checkpoint:
-    """What was done: where the image is, how long the program stood still, and what each task waits in."""
+    """What was done: where the image is, how long the program stood still (its first task, until its last
+    was let go), and what each task waits in."""
 
     def __init__(self, pid: int, image: str, waits: dict[int, Wait], frozen_ns: int, size_bytes: int) -> None:
         self.pid = pid
@@ -72,37 +73,49 @@ class Checkpoint:
 
 
 def checkpoint(
-    pid: int, image: str | None = None, *, leave_running: bool = False, unix_peer: str = UNIX_PEERS[0]
+    pid: int,
+    image: str | None = None,
+    *,
+    leave_running: bool = False,
+    unix_peer: str = UNIX_PEERS[0],
+    filter_policy: str = seccomp.RESPECT,
 ) -> Checkpoint:
     """Write the running process ``pid`` and all its descendants to a new directory ``image``.
 
     By default that is ./COMM-PID.livecr. ``unix_peer``: what becomes of unix sockets that are connected to
-    other programs, one of UNIX_PEERS.
+    other programs, one of UNIX_PEERS. ``filter_policy``: one of target.seccomp.POLICIES.
 
     Raises Refused (nothing was touched) or Failed (the process runs on unharmed). SIGINT, SIGTERM and their
     like are held back in the calling thread until the process is let go; they then end the checkpoint.
     """
     if unix_peer not in UNIX_PEERS:
         raise UsageError(f"unix_peer={unix_peer!r}", way_out=f"it is {' or '.join(UNIX_PEERS)}")
+    if filter_policy not in seccomp.POLICIES:
+        raise UsageError(f"seccomp={filter_policy!r}", way_out=f"it is {' or '.join(seccomp.POLICIES)}")
     with Postponed() as interruption:
-        return _checkpoint(pid, image, leave_running, unix_peer, interruption)
+        return _checkpoint(pid, image, leave_running, unix_peer, filter_policy, interruption)
 
 
 def _checkpoint(
-    pid: int, image: str | None, leave_running: bool, unix_peer: str, interruption: Postponed
+    pid: int,
+    image: str | None,
+    leave_running: bool,
+    unix_peer: str,
+    filter_policy: str,
+    interruption: Postponed,
 ) -> Checkpoint:
-    in_the_way = check.obstacles(pid, unix_peer)
+    in_the_way = check.obstacles(pid, unix_peer, filter_policy)
     if in_the_way:
         raise Refused.because(in_the_way)
     with integrity.new_image(image or default_name(pid)) as new:
         iterator = _task_iterator()
         evidence = _look_ahead(tree.members(pid), iterator)
         with undelayed():
-            frozen = _freeze(pid)
             began_ns = time.monotonic_ns()
+            frozen = _freeze(pid)
             calls: dict[int, Calls] = {}
             try:
-                ticks = _enter_calls_again(frozen, calls, evidence, iterator)
+                ticks = _enter_calls_again(frozen, calls, evidence, iterator, filter_policy)
                 content = save(frozen, calls, ticks, _instant(evidence[pid]), unix_peer, new)
                 interruption.check()
                 tree.confirm(frozen)
@@ -132,7 +145,11 @@ def _freeze(pid: int) -> Tree:
 
 
 def _enter_calls_again(
-    frozen: Tree, calls: dict[int, Calls], evidence: dict[int, Evidence], iterator: bpf.TaskIterator | None
+    frozen: Tree,
+    calls: dict[int, Calls],
+    evidence: dict[int, Evidence],
+    iterator: bpf.TaskIterator | None,
+    filter_policy: str,
 ) -> dict[int, Ticking]:
     """Find out what each task waits in, first of all; from then on a livecr that is killed does no harm.
 
@@ -141,13 +158,16 @@ def _enter_calls_again(
     queues = {one.pid: signals.save_queues(one) for one in frozen.processes}
     now_ns = moment()
     for process_ in frozen.processes:
+        if process_.pid not in evidence:  # born meanwhile
+            evidence[process_.pid] = Evidence(process_.pid, iterator)
+        seen = evidence[process_.pid]
+        seen.together = {*frozen.pids, *frozen.ended}
+        seen.after_freeze(process_.pid, now_ns)
         settings.refuse_dispatch(process_)
-        seccomp.suspend(process_)
+        seccomp.suspend(process_, seen.after, filter_policy)
     for process_ in frozen.processes:
         threads.leave_critical_sections(process_)
-        seen = evidence.get(process_.pid) or Evidence(process_.pid, iterator)
-        seen.together = {*frozen.pids, *frozen.ended}
-        calls[process_.pid] = Calls(process_, seen, now_ns)
+        calls[process_.pid] = Calls(process_, evidence[process_.pid])
         calls[process_.pid].enter_again()
     return {
         one.pid: ticking.save(one, queues[one.pid], calls[one.pid].since_frozen_ns, as_kernel_resumes)
@@ -208,7 +228,7 @@ def default_name(pid: int) -> str:
 def _task_iterator() -> bpf.TaskIterator | None:
     """The BPF reader of sleepers and restart blocks; without it the lesser sources have to do."""
     try:
-        return bpf.TaskIterator.open()
+        return bpf.shared()
     except bpf.Unavailable:
         return None
 

@@ -21,15 +21,18 @@ if TYPE_CHECKING:
     from livecr.image.elfcore import Core
     from livecr.kinds import process
 
-__all__ = ["check"]
+__all__ = ["all_numbers", "check"]
 
 _INIT_WAITS_S = 5.0
 _PAUSE_S = 0.005
 _TERMINAL_BYTES = [44, 36, 8]  # struct termios2, termios, winsize
 
 
-def check(told: Content, cores: dict[int, Core], image: str) -> None:
-    """Is everything there that the program needs, and is its place free? ``cores``: by PID."""
+def check(told: Content, cores: dict[int, Core], image: str, *, leaves: bool = False) -> None:
+    """Is everything there that the program needs, and is its place free? ``cores``: by PID.
+
+    ``leaves``: its parent, livecr, is about to end.
+    """
     if told.time_model not in MODELS or told.time_model_from not in ORIGINS:
         raise BadImage(f"it wants a time model {told.time_model!r}", where=image)
     _check_tree(told, image)
@@ -41,14 +44,17 @@ def check(told: Content, cores: dict[int, Core], image: str) -> None:
         _check_abi(told, record, core)
         _check_ranges(record, core)
         _check_segments(told, record, core)
-        seccomp.check(record.filters, [thread.filters for thread in record.threads], core.where)
+        chains = [thread.filters for thread in record.threads]
+        seccomp.check(record.filters, chains, [thread.strict for thread in record.threads], core.where)
     _check_references(told, image)
-    _wait_for_zombies(_numbers(told))
-    for tid in _numbers(told):
+    _wait_for_zombies(all_numbers(told))
+    for tid in all_numbers(told):
         _check_free(tid)
     for record in told.processes:
         memory.check(record.memory)
     _check_clocks(told)
+    if leaves:
+        _check_parent(told.processes[0])
 
 
 def _check_clocks(told: Content) -> None:
@@ -74,7 +80,19 @@ def _check_clocks(told: Content) -> None:
             )
 
 
-def _numbers(told: Content) -> list[int]:
+def _check_parent(root: process.Process) -> None:
+    """Whether the root would be sent a signal as livecr, its parent, ends."""
+    for thread in root.threads:
+        if number := thread.settings.get("parent_death_signal", 0):
+            raise Refused(
+                f"it is to be sent signal {number} when its parent ends (PR_SET_PDEATHSIG): that is livecr",
+                where=f"task {thread.tid} of process {root.place.pid}",
+                way_out="restore it without --detach, so that livecr stays, or with --new-pid-namespace, "
+                "whose init does",
+            )
+
+
+def all_numbers(told: Content) -> list[int]:
     """All that the program will have, or that have to be free while it is made."""
     numbers = [thread.tid for record in told.processes for thread in record.threads]
     return [*numbers, *(zombie.place.pid for zombie in told.zombies), *told.left_behind]
@@ -82,7 +100,7 @@ def _numbers(told: Content) -> list[int]:
 
 def _check_tree(told: Content, image: str) -> None:
     """Every number once, and every process but the root with a parent that comes before it."""
-    numbers = _numbers(told)
+    numbers = all_numbers(told)
     if not told.processes or len(set(numbers)) != len(numbers) or min(numbers) < 2:
         raise BadImage("its processes and threads are not told apart", where=image)
     seen = {told.processes[0].place.pid}
@@ -199,5 +217,6 @@ def _check_free(tid: int) -> None:
         where=f"task {tid}",
         way_out="wait until it has been waited for"
         if ended
-        else "end that process, or wait until it has ended",
+        else "end that process, or wait until it has ended; or restore the program into a PID namespace of "
+        "its own, where all numbers are free: --new-pid-namespace",
     )

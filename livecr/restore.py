@@ -50,14 +50,16 @@ __all__ = ["Restored", "read", "restore"]
 
 
 class Restored:
-    """The restored program: its root is a child of livecr.
+    """The restored program: ``pid`` is its root's.
 
-    ``warnings``: what could not be as it was, a sentence each. ``seat``: where it sits, if it was at a
-    terminal of others.
+    ``child``: the child of livecr to wait for: the root, or the init of its PID namespace, which ends with
+    the root's status (128 + N for signal N). ``warnings``: what could not be as it was, a sentence each.
+    ``seat``: where it sits, if it was at a terminal of others.
     """
 
-    def __init__(self, pid: int, warnings: list[str], seat: Seat | None = None) -> None:
+    def __init__(self, pid: int, warnings: list[str], seat: Seat | None = None, *, child: int = 0) -> None:
         self.pid = pid
+        self.child = child or pid
         self.warnings = warnings
         self.seat = seat
 
@@ -71,16 +73,18 @@ def restore(
     time_model: str | None = None,
     at_terminal: bool = False,
     file_policy: str = files.GROWN,
+    leaves: bool = False,
 ) -> Restored:
     """Bring the program of ``image`` back to life, as a child of the caller.
 
     ``at_terminal``: the caller cares for a program that was at a terminal, by its ``seat`` (cli/job).
     ``file_policy``: how open files may differ from what they were, one of files.POLICIES.
+    ``leaves``: the caller, its parent, is about to end.
     ``time_model``: "relative" or "absolute"; by default what the program itself has wished for, or relative.
     Raises BadImage, Refused (nothing was made) or Failed (nothing is left of what was made).
     """
     try:
-        return _restore(image, time_model, at_terminal, file_policy)
+        return _restore(image, time_model, at_terminal, file_policy, leaves)
     except (ArithmeticError, LookupError, ValueError) as error:
         # Every record is of its type; a value that is out of its range comes to light where it is used.
         what = f"its records do not fit together ({type(error).__name__}: {error})"
@@ -90,7 +94,9 @@ def restore(
         raise Failed(f"{error.strerror}{named}", where="a step of the restore") from error
 
 
-def _restore(image: str, time_model: str | None, at_terminal: bool, file_policy: str) -> Restored:
+def _restore(
+    image: str, time_model: str | None, at_terminal: bool, file_policy: str, leaves: bool
+) -> Restored:
     told = manifest.read(image, Content)
     content = told.content
     verification = integrity.Verification(image, told.files)
@@ -102,7 +108,7 @@ def _restore(image: str, time_model: str | None, at_terminal: bool, file_policy:
                 cores[record.place.pid] = stack.enter_context(core)
             if any(core.head_bytes > integrity.CHUNK_BYTES for core in cores.values()):
                 verification.finish()  # normally registers and tables are in the first chunk
-            plausible.check(content, cores, image)
+            plausible.check(content, cores, image, leaves=leaves)
             opened = descriptors.Opened(
                 *(content.table, content.unlinked, content.removed, image),
                 at_terminal=at_terminal,

@@ -16,11 +16,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIVECR = ROOT / ".venv" / "bin" / "livecr"
 PICTURE = ROOT / "docs" / "bench.svg"
+PROGRAMS = ROOT / "tests" / "programs"
+CROWDS = {"1000 threads": ("threads_alike", 1000), "200 processes": ("processes_alike", 200)}
+STOPS = "times SIGSTOP, SIGCONT"
 MEMORY = Path("/dev/shm")  # a tmpfs
 
 HOLD_MEMORY = """
@@ -102,13 +106,11 @@ def small(directory: Path) -> dict[str, float]:
         restoring, printed = seconds([LIVECR, "restore", "--detach", image])
     end_restored(int(printed))
     shutil.rmtree(image)
-    frozen = re.search(r"frozen for ([0-9.]+) ms", told)
-    assert frozen, told
     return {
         "checkpoint": running / python,
         "checkpoint, ending it": killing / python,
         "restore": restoring / python,
-        "frozen_ms": float(frozen[1]),
+        "frozen_ms": frozen(told),
     }
 
 
@@ -136,6 +138,55 @@ def large(directory: Path, hold: Path, mib: int) -> dict[str, float]:
     return {"checkpoint": writing / saving, "restore": reading / restoring}
 
 
+def tasks(root: int) -> dict[int, list[int]]:
+    """The threads of a process and of its descendants, by PID."""
+    found, pids = {}, [root]
+    for pid in pids:
+        found[pid] = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+        for tid in found[pid]:
+            pids += [int(word) for word in Path(f"/proc/{pid}/task/{tid}/children").read_text().split()]
+    return found
+
+
+def stopped_by_signal(root: int) -> float:
+    """Seconds to stop all tasks with SIGSTOP, see that they are, and let them go on: the least that a freeze
+    of them can take."""
+    of_process = tasks(root)
+    files = [f"/proc/{pid}/task/{tid}/stat" for pid, tids in of_process.items() for tid in tids]
+    began = time.perf_counter()
+    for pid in of_process:
+        os.kill(pid, signal.SIGSTOP)
+    for name in files:
+        while True:
+            with open(name, "rb", buffering=0) as file:
+                if file.read(512).rpartition(b") ")[2][:1] == b"T":
+                    break
+    for pid in of_process:
+        os.kill(pid, signal.SIGCONT)
+    return time.perf_counter() - began
+
+
+def many(directory: Path, program: Path, count: int) -> dict[str, float]:
+    """Many threads, or many processes: how long they stand still, against being stopped by a signal."""
+    image = directory / "many.livecr"
+    with Target([program, str(count)], "ready") as target:
+        signalled = stopped_by_signal(target.pid)
+        _, told = seconds([LIVECR, "checkpoint", str(target.pid), "-o", image, "--leave-running"])
+        pids = list(tasks(target.pid))
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(image)
+    frozen_ms = frozen(told)
+    return {"ratio": frozen_ms / signalled / 1000, "frozen_ms": frozen_ms}
+
+
+def frozen(told: str) -> float:
+    """The milliseconds for which a program stood still, as livecr says."""
+    found = re.search(r"frozen for ([0-9.]+) ms", told)
+    assert found, told
+    return float(found[1])
+
+
 def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
     return {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
 
@@ -156,7 +207,9 @@ class Row:
         return f"{self.what:<58}{self.value:8.2f} {self.unit:<22}{wanted}"
 
 
-def rows(little: dict[str, float], much: dict[str, float], mib: int) -> list[Row]:
+def rows(
+    little: dict[str, float], much: dict[str, float], mib: int, crowds: dict[str, dict[str, float]]
+) -> list[Row]:
     python = "times python3 -c pass"
     return [
         Row("checkpoint of a small program, left running", little["checkpoint"], python, 3, at_most=True),
@@ -165,11 +218,19 @@ def rows(little: dict[str, float], much: dict[str, float], mib: int) -> list[Row
         Row("a small program stands still for", little["frozen_ms"], "ms", 10, at_most=True),
         Row(f"checkpoint of {mib} MiB", much["checkpoint"], "of dd's writing speed", 0.5, at_most=False),
         Row(f"restore of {mib} MiB", much["restore"], "of dd's reading speed", 0.5, at_most=False),
+        *(
+            Row(f"{who} stand still for", one["ratio"], STOPS, None, at_most=True)
+            for who, one in crowds.items()
+        ),
+        *(
+            Row(f"{who} stand still for", one["frozen_ms"], "ms", None, at_most=True)
+            for who, one in crowds.items()
+        ),
     ]
 
 
 def draw(table: list[Row]) -> str:
-    """The table as bars; the line is the bound."""
+    """The table as bars; the line is the bound, where there is one."""
     width, left, height = 860, 330, 34
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height * len(table) + 50}" '
@@ -205,10 +266,16 @@ def main() -> None:
         directory = Path(name)
         hold = directory / "hold"
         subprocess.run(["gcc", "-O2", "-x", "c", "-o", hold, "-"], input=HOLD_MEMORY, text=True, check=True)
+        crowds = {}
+        for who, (program, count) in CROWDS.items():
+            source, built = PROGRAMS / f"{program}.c", directory / program
+            subprocess.run(["gcc", "-O2", "-pthread", "-o", built, source], check=True)
+            crowds[who] = repeat(rounds, partial(many, directory, built, count))
         table = rows(
             repeat(3 * rounds, lambda: small(directory)),
             repeat(rounds, lambda: large(directory, hold, mib)),
             mib,
+            crowds,
         )
     print(*table, sep="\n")
     PICTURE.write_text(draw(table))

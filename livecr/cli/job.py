@@ -1,9 +1,9 @@
 """`livecr restore` in the foreground: what the parent of a program does until that ends.
 
-It passes signals on. For a program that was at a terminal (its Seat) it does what a shell does for a job:
-gives it the terminal, and takes it back when the program stops or ends. To a program that leads a session
-of its own it is the terminal instead: it copies between its own and the pair that the program sits at.
-Called by cli/restore.
+It passes signals on, and stops when the program does, so that both are one job of a shell. For a program
+that was at a terminal (its Seat) it does what a shell does for a job: gives it the terminal, and takes it
+back when the program stops or ends. To a program that leads a session of its own it is the terminal instead:
+it copies between its own and the pair that the program sits at. Called by cli/restore.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _PASSED_ON = {
     signal.SIGALRM,
     signal.SIGWINCH,
     signal.SIGCONT,
+    signal.SIGTSTP,
 }
 _WAITED_FOR = _PASSED_ON | {signal.SIGCHLD}
 _SI_KERNEL = 0x80
@@ -62,11 +63,14 @@ def stay(pid: int, seat: Seat | None) -> int:
 
 def _stay(pid: int, seat: Seat | None) -> int:
     while True:
-        ended, status = os.waitpid(pid, os.WNOHANG | (os.WUNTRACED if seat else 0))
+        ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
         if ended and not os.WIFSTOPPED(status):
             return _exit_code(status)
         if ended and seat:
             _stop_too(seat)
+        elif ended and os.WSTOPSIG(status) != signal.SIGSTOP:  # that is from who will continue it alone
+            _stop()
+            _continue_too(pid)
         info = signal.sigwaitinfo(_WAITED_FOR)
         if seat and info.si_signo == signal.SIGCONT and info.si_code == _SI_KERNEL:
             continue
@@ -79,10 +83,36 @@ def _exit_code(status: int) -> int:
 
 
 def _pass_on(info: signal.struct_siginfo, pid: int) -> None:
-    # What the terminal sends, it sends to its whole foreground group, the program too if it is there.
-    by_terminal = info.si_code == _SI_KERNEL and os.getpgid(pid) == os.getpgid(0)
-    if info.si_signo != signal.SIGCHLD and not by_terminal:
-        os.kill(pid, info.si_signo)
+    """What the terminal sends is for a whole group, and has reached the program already if it is in livecr's.
+    To a program in another session the terminal is nothing."""
+    number, group = info.si_signo, os.getpgid(pid)
+    by_terminal = info.si_code == _SI_KERNEL
+    if number == signal.SIGCHLD:
+        return
+    if os.getsid(pid) != os.getsid(0):
+        if number == signal.SIGTSTP:
+            _stop()
+        else:
+            os.kill(pid, number)
+    elif not by_terminal:
+        os.kill(pid, number)
+    elif group != os.getpgrp():
+        os.killpg(group, number)
+
+
+def _stop() -> None:
+    """As by ^Z, until a shell continues livecr; where none could, the kernel does not stop it."""
+    os.kill(os.getpid(), signal.SIGTSTP)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+
+
+def _continue_too(pid: int) -> None:
+    """If livecr has been stopped and continued, the program's group is too, where that is not the same."""
+    if signal.sigtimedwait({signal.SIGCONT}, 0) is None:
+        return
+    if os.getpgid(pid) != os.getpgrp():
+        os.killpg(os.getpgid(pid), signal.SIGCONT)
 
 
 def _stop_too(seat: Seat) -> None:
@@ -91,7 +121,7 @@ def _stop_too(seat: Seat) -> None:
     Where there is no shell that could, the kernel ignores this signal, and the program goes on at once.
     """
     seat.leave()
-    os.kill(os.getpid(), signal.SIGTSTP)
+    _stop()
     seat.enter()
     if seat.foreground:
         os.killpg(seat.foreground, signal.SIGCONT)
@@ -157,6 +187,9 @@ class _Relay:
     def _take_signal(self) -> None:
         info = signal.sigtimedwait(_WAITED_FOR, 0)
         if info is None or info.si_signo == signal.SIGCHLD:
+            return
+        if info.si_signo == signal.SIGTSTP:
+            _stop()
             return
         if info.si_signo == signal.SIGWINCH:
             self._copy_window()

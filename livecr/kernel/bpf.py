@@ -29,6 +29,8 @@ __all__ = [
         "TaskIterator",
         "TaskState",
         "Unavailable",
+        "look",
+        "shared",
         "switched_off",
     ),
 ]
@@ -43,10 +45,11 @@ SOURCES = ("bpf", "restart-block", "sleeper", "timer-list", "scheduler", "time-n
 CPU = "cpu"
 
 # struct task_report of native/bpf/task.bpf.c.
-_REPORT = Struct("=II4Q 40s 2Q2I 3Q4I 3QI 3I2Q 2I 5Q")
+_REPORT = Struct("=II4Q 40s 2Q2I 3Q4I 3QI 3I2Q 2I 8Q4I2Q16s3I4x")
 _SLEEPER_HRTIMER, _SLEEPER_JIFFIES, _SLEEPER_CPU = 1, 2, 3
 _ENOSPC = 28
 _CLOCK_MONOTONIC_COARSE = 6
+_shared: TaskIterator | None = None
 
 
 def switched_off(source: str) -> bool:
@@ -123,11 +126,18 @@ class TaskState:
     the slack the kernel adds to this task's sleeps. ``exec_start_ns``: scheduler clock when it last ran.
     ``switches``: how often it went to sleep or stopped (task->nvcsw, low 32 bits). ``undoes``: whether it has
     used semaphores with SEM_UNDO. The others are what prctl(2), sigaltstack(2) (``alternate_stack``: address,
-    bytes, flags) and set_tid_address(2) have set.
+    bytes, flags) and set_tid_address(2) have set. Tasks of one process with the same ``flags`` (TIF_*, PFA_*,
+    PF_*, the parent death signal) get the same answers from prctl(2), with the same ``credentials`` (struct
+    cred, and PFA_*, which has no_new_privs) they have the same ids, groups and capabilities. ``name``: as it
+    is in comm; ``has_segments``: whether it has descriptors in the GDT (set_thread_area(2)).
+    ``session_keyring``: its serial number; ``process_keys``, ``thread_keys``: how many are in those keyrings.
+    ``dispatches``: PR_SET_SYSCALL_USER_DISPATCH is on.
     """
 
     __slots__ = (
-        *("alternate_stack", "clear_child_tid", "securebits", "timer_slack_ns"),
+        *("alternate_stack", "clear_child_tid", "credentials", "flags", "securebits", "timer_slack_ns"),
+        *("has_segments", "name", "robust_list", "seccomp_mode"),
+        *("dispatches", "process_keys", "session_keyring", "thread_keys"),
         *("exec_start_ns", "now_ns", "restart", "slack_ns", "sleeper", "state", "switches", "tid", "undoes"),
     )
 
@@ -145,9 +155,32 @@ class TaskState:
         self.undoes = False
         self.securebits = self.timer_slack_ns = self.clear_child_tid = 0
         self.alternate_stack = (0, 0, 0)
+        self.flags: tuple[int, ...] = ()
+        self.credentials: tuple[int, ...] = ()
+        self.seccomp_mode = self.robust_list = 0
+        self.has_segments = True
+        self.name = b""
+        self.session_keyring = self.process_keys = self.thread_keys = 0
+        self.dispatches = False
 
     def __repr__(self) -> str:
         return f"TaskState(tid={self.tid}, state={self.state:#x}, {self.restart!r}, {self.sleeper!r})"
+
+
+def look(pid: int) -> dict[int, TaskState]:
+    """The tasks of a running process by TID, as TaskIterator.read; none where BPF is not to be had."""
+    try:
+        return shared().read(pid)
+    except Unavailable:
+        return {}
+
+
+def shared() -> TaskIterator:
+    """The iterator that is opened once and stays open. Raises Unavailable."""
+    global _shared
+    if _shared is None or switched_off("bpf"):
+        _shared = TaskIterator.open()
+    return _shared
 
 
 class TaskIterator:
@@ -223,6 +256,11 @@ def _task_state(row: tuple[Any, ...], tick_ns: int) -> TaskState:
     task.undoes = bool(row[27])
     task.securebits, task.timer_slack_ns, task.clear_child_tid = row[28:31]
     task.alternate_stack = row[31:34]
+    task.flags = (row[34], row[35], row[37], row[38])
+    task.credentials = (row[36], row[35])
+    task.seccomp_mode, task.dispatches, task.has_segments = row[39], bool(row[40]), bool(row[41])
+    task.robust_list, task.name = row[42], row[43].split(b"\0", 1)[0]
+    task.session_keyring, task.process_keys, task.thread_keys = row[44:47]
     block = RestartBlock()
     block.function = name.split(b"\0", 1)[0].decode()
     block.rmtp, block.expires_ns, block.clockid, block.rmtp_type = row[7:11]

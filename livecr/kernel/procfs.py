@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from livecr.errors import Failed
+
 __all__ = [
     "Descriptor",
     "Mapping",
@@ -166,35 +168,46 @@ def children(pid: int) -> list[int]:
 
 def mappings(pid: int, *, with_flags: bool = True) -> list[Mapping]:
     """Every VMA, ascending; VmFlags only from smaps, which walks the page tables and so takes longer."""
-    found: list[Mapping] = []
-    for line in _text(pid, "smaps" if with_flags else "maps").splitlines():
-        first = line[0]  # most lines are of no interest: names begin with other capitals
-        if first == "V":
-            if line.startswith("VmFlags:"):
-                found[-1].flags = line[8:].split()
-        elif first == "P":
-            if line.startswith("ProtectionKey:"):
-                found[-1].protection_key = int(line[14:])
-        elif first == "S":
-            if (
-                line.startswith(_SHARED_LINES)
-                and not line.endswith(" 0 kB")
-                and (line[7] == "D" or not found[-1].path.startswith("/"))
-            ):
-                found[-1].shares_pages = True
-        elif first in "0123456789abcdef":
-            words = line.split(None, 5)
-            start, end = words[0].split("-")
-            path = _unescape(words[5]) if len(words) > 5 else ""
-            found.append(
-                Mapping(
-                    int(start, 16), int(end, 16), words[1], int(words[2], 16), words[3], int(words[4]), path
-                )
-            )
+    if not with_flags:
+        return [_mapping(line) for line in _lines(pid, "maps")]
+    lines = _lines(pid, "smaps")
+    # Every VMA has as many lines, the last with its flags (fs/proc/task_mmu.c, show_smap), and there are so
+    # many that not even a look at each is cheap.
+    each = next((i + 1 for i, line in enumerate(lines) if line.startswith("VmFlags:")), 0)
+    if not each:
+        return []
+    names = [line.partition(":")[0] for line in lines[1:each]]
+    found = [_mapping(line) for line in lines[::each]]
+    for mapping, line in zip(found, _column("VmFlags", names, lines, each), strict=True):
+        mapping.flags = line[8:].split()
+    if "ProtectionKey" in names:
+        for mapping, line in zip(found, _column("ProtectionKey", names, lines, each), strict=True):
+            mapping.protection_key = int(line[14:])
+    for name in ("Shared_Clean", "Shared_Dirty"):
+        for mapping, line in zip(found, _column(name, names, lines, each), strict=True):
+            if not line.endswith(" 0 kB") and (name == "Shared_Dirty" or not mapping.path.startswith("/")):
+                mapping.shares_pages = True
     return found
 
 
-_SHARED_LINES = ("Shared_Clean:", "Shared_Dirty:")
+def _lines(pid: int, name: str) -> list[str]:
+    """Not str.splitlines(): a path may have a carriage return, or another of its separators, in it."""
+    return _text(pid, name).split("\n")[:-1]
+
+
+def _column(name: str, names: list[str], lines: list[str], each: int) -> list[str]:
+    """The line ``name`` of every VMA."""
+    column = lines[1 + names.index(name) :: each]
+    if not all(line.startswith(name) for line in column):
+        raise Failed(f"smaps does not have a line {name} for every mapping")
+    return column
+
+
+def _mapping(line: str) -> Mapping:
+    words = line.split(None, 5)
+    start, end = words[0].split("-")
+    path = _unescape(words[5]) if len(words) > 5 else ""
+    return Mapping(int(start, 16), int(end, 16), words[1], int(words[2], 16), words[3], int(words[4]), path)
 
 
 def _unescape(path: str) -> str:

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ALLOW", "ARCH_I386", "ARCH_X86_64", "MODE_FILTER", "MODE_STRICT", "NAMES", "Filters"]
+__all__ = ["ALLOW", "ARCH_I386", "ARCH_X86_64", "MODE_FILTER", "MODE_STRICT", "NAMES", "Filters", "Strict"]
 
 #: "Seccomp" of /proc/PID/status.
 MODE_STRICT, MODE_FILTER = 1, 2
@@ -33,7 +33,9 @@ NAMES = {
     LOG: "SECCOMP_RET_LOG",
     ALLOW: "SECCOMP_RET_ALLOW",
 }
-_KILL_PROCESS = 0x80000000
+_KILL_PROCESS, _KILL_THREAD = 0x80000000, 0x00000000
+#: read, write, exit and rt_sigreturn (of i386 sigreturn): all that strict mode allows (mode1_syscalls).
+_STRICT = {ARCH_X86_64: {0, 1, 60, 15}, ARCH_I386: {3, 4, 1, 119}}
 _ACTION = 0xFFFF0000
 
 # struct sock_filter: code, jt, jf, k; struct seccomp_data: nr, arch, instruction_pointer, args.
@@ -106,6 +108,19 @@ class Filters:
             for program in self.programs
             for code, _, _, k in _INSTRUCTION.iter_unpack(program)
         )
+
+
+class Strict(Filters):
+    """What SECCOMP_MODE_STRICT answers, as if that was a filter."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+    def action(self, number: int, args: tuple[int, ...] = (), *, at: int = 0, arch: int = ARCH_X86_64) -> int:
+        """See Filters."""
+        return ALLOW if number in _STRICT.get(arch, ()) else _KILL_THREAD
 
 
 def _run(program: bytes, data: bytes) -> int:

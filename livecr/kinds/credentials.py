@@ -58,9 +58,10 @@ def _told(told: dict[str, str], securebits: int) -> Credentials:
     )
 
 
-def save(told: dict[str, str], seen: TaskState | None, borrowed: Borrowed) -> Credentials:
+def save(told: dict[str, str], seen: TaskState | None, borrowed: Borrowed | None) -> Credentials:
     """Of one task; ``told``: the lines of its status file. ``seen``, or if None ``borrowed``, is asked."""
-    if seen is not None:
+    if seen is not None or borrowed is None:
+        assert seen is not None
         return _told(told, seen.securebits)
     program = Program()
     program.add("prctl", PR_GET_SECUREBITS, 0, 0, 0, 0)

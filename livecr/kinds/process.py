@@ -8,7 +8,7 @@ from __future__ import annotations
 from livecr.errors import Refused
 from livecr.image.elfcore import Mapping
 from livecr.image.record import Record
-from livecr.kernel import procfs
+from livecr.kernel import bpf, procfs
 from livecr.kinds import (
     aio,
     births,
@@ -17,6 +17,7 @@ from livecr.kinds import (
     descriptors,
     fs_struct,
     inherited,
+    keyrings,
     mapped_files,
     memory,
     numa,
@@ -83,15 +84,20 @@ class Process(Record):
     interval_timers: list[timers.IntervalTimer]
     posix_timers: list[timers.PosixTimer]
     credentials: list[credentials.Credentials]
+    session_keyring: int
     filters: list[seccomp.Filter]
     descriptors: list[descriptors.Descriptor]
 
 
-def obstacles(pid: int, mappings: list[procfs.Mapping]) -> list[Obstacle]:
-    """Everything about a running process that could not be saved, kind by kind, but its descriptors."""
-    found = sessions.obstacles(pid) + fs_struct.obstacles(pid)
-    found += settings.obstacles(pid) + cgroups.obstacles(pid) + numa.obstacles(pid)
-    found += seccomp.obstacles(pid)
+def obstacles(pid: int, mappings: list[procfs.Mapping], filter_policy: str) -> list[Obstacle]:
+    """Everything about a running process that could not be saved, kind by kind, but its descriptors.
+
+    ``filter_policy``: one of target.seccomp.POLICIES.
+    """
+    seen = bpf.look(pid)
+    found = sessions.obstacles(pid) + fs_struct.obstacles(pid) + keyrings.obstacles(pid, seen)
+    found += settings.obstacles(pid, seen) + cgroups.obstacles(pid) + numa.obstacles(pid)
+    found += seccomp.obstacles(pid, filter_policy)
     found += timers.obstacles(pid)
     memory.look_ahead(mappings)
     found += mapped_files.obstacles(pid, mappings)
@@ -120,34 +126,39 @@ def save(
     """
     pid = frozen.pid
     in_the_way = sessions.obstacles(pid) + fs_struct.obstacles(pid) + timers.obstacles(pid)
+    in_the_way += keyrings.obstacles(pid, seen)
     if in_the_way:
         raise Refused.because(in_the_way)
-    known: list[credentials.Credentials] = []
     saved: list[threads.Thread] = []
     filters, chains = seccomp.save(frozen)
     guards = pages.guards(pid, mappings)
+    asked = _Asked(pid, seen)
 
-    def save_task(task: Tracee, mask: int, told: dict[str, str], borrowed: Borrowed) -> None:
-        own = credentials.save(told, seen.get(task.tid), borrowed)
-        if own not in known:
-            known.append(own)
-        told_of_task = (known.index(own), chains[task.tid], ticking.pending[task.tid])
-        saved.append(threads.save(task, mask, *told_of_task, seen.get(task.tid), borrowed))
+    def save_task(task: Tracee, mask: int, borrowed: Borrowed | None) -> None:
+        state = seen.get(task.tid)
+        settings_ = asked.settings(task.tid, borrowed)
+        told_of_task = (asked.credentials(task.tid, borrowed), chains[task.tid], ticking.pending[task.tid])
+        saved.append(threads.save(task, mask, *told_of_task, settings_, state, borrowed))
 
     with Engine(frozen, resume, mappings) as engine:
         # The leader last: it then tells what the process has as a whole.
         for task in [*frozen.tasks[1:], frozen.leader]:
-            told = procfs.status(pid, task.tid)
+            if task is not frozen.leader and not frozen.compat and asked.knows(task.tid):
+                save_task(task, task.signal_mask(), None)
+                continue
             with engine.borrow(task) as borrowed:
-                save_task(task, borrowed.mask, told, borrowed)
+                save_task(task, borrowed.mask, borrowed)
                 if task is frozen.leader:
+                    told = procfs.status(pid, task.tid)
                     tls.refuse_ldt(borrowed)
                     whole = {
                         "session": sessions.save(pid, borrowed),
                         "fs": fs_struct.save(pid, told, directories),
                         "memory": memory.save(frozen, mappings, guards, nameless, borrowed),
                         "actions": signals.save_actions(borrowed, told),
-                        "protection_keys": pkeys.save(borrowed, mappings, confined=bool(filters)),
+                        "protection_keys": pkeys.save(
+                            borrowed, mappings, confined=any(task.filters for task in frozen.tasks)
+                        ),
                         "told_of": stops.told(children, borrowed),
                     }
     return Process(
@@ -160,12 +171,56 @@ def save(
         pending=ticking.pending[signals.SHARED],
         interval_timers=ticking.interval,
         posix_timers=ticking.posix,
-        credentials=known,
+        credentials=asked.all_credentials,
+        session_keyring=keyrings.save(pid, seen),
         cgroups=cgroups.save(pid),
         filters=filters,
         descriptors=table,
         **whole,  # type: ignore[arg-type]
     )
+
+
+class _Asked:
+    """What tasks have said of themselves, for others of which BPF tells that they would say the same.
+
+    To ask a task takes many switches to it, and programs have thousands that are all alike.
+    """
+
+    def __init__(self, pid: int, seen: dict[int, TaskState]) -> None:
+        self._pid = pid
+        self._seen = seen
+        self._settings: dict[tuple[int, ...], dict[str, int]] = {}  # by TaskState.flags
+        self._index: dict[tuple[int, ...], int] = {}  # of all_credentials, by TaskState.credentials
+        self.all_credentials: list[credentials.Credentials] = []
+
+    def knows(self, tid: int) -> bool:
+        """Whether a task need not be lent out."""
+        state = self._seen.get(tid)
+        return state is not None and state.flags in self._settings
+
+    def settings(self, tid: int, borrowed: Borrowed | None) -> dict[str, int]:
+        """Those of a task."""
+        state = self._seen.get(tid)
+        if borrowed is None:
+            assert state is not None
+            return self._settings[state.flags]
+        found = settings.save(settings.TASK, borrowed)
+        if state is not None:
+            self._settings[state.flags] = found
+        return found
+
+    def credentials(self, tid: int, borrowed: Borrowed | None) -> int:
+        """The index of its credentials in ``all_credentials``."""
+        state = self._seen.get(tid)
+        if state is not None and state.credentials in self._index:
+            return self._index[state.credentials]
+        own = credentials.save(procfs.status(self._pid, tid), state, borrowed)
+        if own not in self.all_credentials:
+            self.all_credentials.append(own)
+        index = self.all_credentials.index(own)
+        if state is not None:
+            self._index[state.credentials] = index
+        return index
 
 
 def core_mappings(mappings: list[procfs.Mapping]) -> list[Mapping]:
@@ -245,9 +300,11 @@ def load_rest(record: Process, seed: Seed, tasks: dict[int, Tracee], now: Progra
         threads.load_pending(thread, seed, tasks[thread.tid])
     sessions.load_limits(record.session, seed)
     chains = {thread.tid: thread.filters for thread in record.threads}
-    seccomp.load(record.filters, chains, seed, tasks)
+    strict = [thread.tid for thread in record.threads if thread.strict]
+    seccomp.load(record.filters, chains, strict, seed, tasks)
     for thread in record.threads:
         credentials.load(record.credentials[thread.credentials], seed, tasks[thread.tid])
         scheduling.load(thread.scheduling, tasks[thread.tid].tid)
         settings.load(settings.TASK, thread.settings, seed, tasks[thread.tid], late=True)
+    warnings += keyrings.compare(seed.pid, record.session_keyring)
     return warnings + sessions.load_last(record.session, seed, leads=record.place.sid == record.place.pid)

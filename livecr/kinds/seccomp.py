@@ -1,8 +1,8 @@
 """seccomp(2) filters: each task has a chain of them, which children and new threads inherit.
 
 They are made again by the tasks themselves, suspended until the program is let go (target/seccomp). What may
-not be made again: a filter whose calls a supervisor decides (SECCOMP_FILTER_FLAG_NEW_LISTENER), and strict
-mode. Called by process and check.
+not be made again: a filter whose calls a supervisor decides (SECCOMP_FILTER_FLAG_NEW_LISTENER). Strict mode
+has no filters. Called by process and check.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from livecr.image.record import Record
 from livecr.kernel import procfs
 from livecr.kernel.bpf import Unavailable
 from livecr.kernel.peek import Peek
-from livecr.kernel.seccomp import MODE_STRICT, Filters
+from livecr.kernel.seccomp import MODE_STRICT, Filters, Strict
 from livecr.target import seccomp, tracee
 from livecr.target.program import NR, Program
 from livecr.waits import confined
@@ -30,7 +30,7 @@ __all__ = ["Filter", "check", "load", "obstacles", "save", "shared_by_some"]
 #: The calls that a checkpoint makes in any process; whatever it makes besides is looked at in time.
 ALWAYS_MADE = ("mmap", "sigaltstack", "prctl", "arch_prctl", "getitimer", "rt_sigaction", "brk", "modify_ldt")
 MADE_FOR_TIMERS = ("timer_gettime", "timer_getoverrun")
-SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_SET_MODE_STRICT, SECCOMP_SET_MODE_FILTER = 0, 1
 #: SECCOMP_FILTER_FLAG_*. SPEC_ALLOW: what a filter did to speculation is a setting of its own.
 TSYNC, LOG, SPEC_ALLOW = 1, 2, 4
 _INSTRUCTION_BYTES = 8
@@ -49,8 +49,9 @@ class Filter(Record):
 # -- before the freeze -------------------------------------------------------------------------------------
 
 
-def obstacles(pid: int) -> list[Obstacle]:
-    """Of a running process: what its filters would do to it when it is frozen, or livecr is killed.
+def obstacles(pid: int, policy: str) -> list[Obstacle]:
+    """Of a running process: what its filters would do to it when it is frozen, or livecr is killed, unless
+    ``policy`` (of target/seccomp) takes that risk.
 
     A freeze alone makes some calls go on as restart_syscall(2), so they must be known before.
     """
@@ -60,16 +61,17 @@ def obstacles(pid: int) -> list[Obstacle]:
             mode = int(procfs.status(pid, tid).get("Seccomp", "0"))
             if mode:
                 where = f"task {tid} of process {pid}"
-                for refused in _of_task(pid, tid, mode, where):
+                for refused in _of_task(pid, tid, mode, where, policy):
                     found.setdefault(refused.what, Obstacle(refused.where, refused.what, refused.way_out))
         except _GONE:
             continue  # it has just ended
     return list(found.values())
 
 
-def _of_task(pid: int, tid: int, mode: int, where: str) -> list[Refused]:
+def _of_task(pid: int, tid: int, mode: int, where: str, policy: str) -> list[Refused]:
     if mode == MODE_STRICT:
-        return [seccomp.strict(where)]
+        takes_risk = policy == seccomp.SUSPEND
+        return confined.of_running(pid, tid, Strict()) if takes_risk else [seccomp.strict(where)]
     try:
         filters = Filters(_read(tid))
     except (Failed, OSError, Unavailable) as why:
@@ -82,6 +84,8 @@ def _of_task(pid: int, tid: int, mode: int, where: str) -> list[Refused]:
         ]
     if filters.asks():
         return [_asks(where)]
+    if policy == seccomp.SUSPEND:
+        return confined.of_running(pid, tid, filters)
     found = [
         seccomp.refusal(filters, name, number, where)
         for name, number in seccomp.WAY_BACK.items()
@@ -131,10 +135,12 @@ def save(frozen: Process) -> tuple[list[Filter], dict[int, list[int]]]:
     return known, chains
 
 
-def check(filters: list[Filter], chains: list[list[int]], where: str) -> None:
+def check(filters: list[Filter], chains: list[list[int]], strict: list[bool], where: str) -> None:
     """Raises BadImage unless the records of a process can be filters."""
     sizes = {len(one.program) for one in filters}
     numbers = {number for chain in chains for number in chain}
+    if any(is_strict and chain for is_strict, chain in zip(strict, chains, strict=True)):
+        raise BadImage("a task is in seccomp's strict mode and has filters", where=where)
     if any(size % _INSTRUCTION_BYTES or not 0 < size <= 8 * _INSTRUCTIONS_MAX for size in sizes) or not (
         numbers <= set(range(len(filters)))
     ):
@@ -144,16 +150,23 @@ def check(filters: list[Filter], chains: list[list[int]], where: str) -> None:
 # -- loading -----------------------------------------------------------------------------------------------
 
 
-def load(filters: list[Filter], chains: dict[int, list[int]], seed: Seed, tasks: dict[int, Tracee]) -> None:
-    """``chains``: by TID in the image. While livecr traces them nothing is enforced.
+def load(
+    filters: list[Filter],
+    chains: dict[int, list[int]],
+    strict: list[int],
+    seed: Seed,
+    tasks: dict[int, Tracee],
+) -> None:
+    """``chains``: by TID in the image; ``strict``: the TIDs of those in strict mode. While livecr traces them
+    nothing is enforced.
 
     Before the credentials: a task without no_new_privs may add no filter when it has lost CAP_SYS_ADMIN.
     What all tasks have in common they share again, so that SECCOMP_FILTER_FLAG_TSYNC works as it did.
     """
-    if not filters:
+    if not filters and not strict:
         return
     for tid, chain in chains.items():
-        if chain:
+        if chain or tid in strict:
             tasks[tid].request(tracee.SETOPTIONS, 0, seed.options | tracee.O_SUSPEND_SECCOMP)
     common = _common(list(chains.values()))
     for number in common:
@@ -161,6 +174,10 @@ def load(filters: list[Filter], chains: dict[int, list[int]], seed: Seed, tasks:
     for tid, chain in chains.items():
         for number in chain[len(common) :]:
             _add(filters[number], 0, seed, tasks[tid])
+    entering = Program()
+    entering.add("seccomp", SECCOMP_SET_MODE_STRICT, 0, 0)
+    for tid in strict:
+        seed.run(entering, tasks[tid])
 
 
 def shared_by_some(chains: list[list[int]]) -> bool:

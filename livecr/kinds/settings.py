@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from livecr.kernel.bpf import TaskState
     from livecr.target.engine import Borrowed
     from livecr.target.process import Process
     from livecr.target.spawn import Seed
@@ -83,12 +84,14 @@ _BY_NAME = {row.name: row for row in _ROWS}
 
 #: PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE of <linux/sched.h>: PR_SET_IO_FLUSHER, which only few may ask for.
 _IO_FLUSHER = 0x00080000 | 0x00100000
+_NR_PRCTL, _SCHED_CORE, _SCHED_CORE_GET, _SCHED_CORE_THREAD = 157, 62, 0, 0
 _ALL_ONES = 0xFFFFFFFFFFFFFFFF
 
 
-def obstacles(pid: int) -> list[Obstacle]:
-    """What of the CPU's features, or of the kernel's, livecr cannot give back."""
-    found = []
+def obstacles(pid: int, seen: dict[int, TaskState]) -> list[Obstacle]:
+    """What of the CPU's features, or of the kernel's, livecr cannot give back. ``seen``: by BPF, if that is
+    to be had."""
+    found = [_dispatch(pid, tid) for tid, state in seen.items() if state.dispatches]
     for tid in procfs.threads(pid):
         try:
             told = procfs.status(pid, tid)
@@ -106,7 +109,20 @@ def obstacles(pid: int) -> list[Obstacle]:
         if flags & _IO_FLUSHER == _IO_FLUSHER:
             text = "it is an I/O flusher (PR_SET_IO_FLUSHER)"
             found.append(Obstacle(task, text, "this version of livecr cannot save that"))
+        if _core_cookie(tid):
+            text = "it shares a core only with its own kind (PR_SCHED_CORE)"
+            found.append(Obstacle(task, text, "this version of livecr cannot save that"))
     return found
+
+
+def _core_cookie(tid: int) -> int:
+    """What only tasks that may run on one core at once have in common; 0 for none (core-scheduling.rst)."""
+    cookie = ffi.new("uint64_t *")
+    address = int(ffi.cast("uintptr_t", cookie))
+    result = lib.lcr_syscall(_NR_PRCTL, _SCHED_CORE, _SCHED_CORE_GET, tid, _SCHED_CORE_THREAD, address, 0)
+    return (
+        int(cookie[0]) if result == 0 else 0
+    )  # EINVAL, ENODEV: without CONFIG_SCHED_CORE, or threads of a core
 
 
 # -- saving ------------------------------------------------------------------------------------------------
@@ -144,11 +160,12 @@ def refuse_dispatch(frozen: Process) -> None:
         address = int(ffi.cast("uintptr_t", buffer))
         size = 8 * _DISPATCH_WORDS
         if lib.lcr_ptrace(PTRACE_GET_DISPATCH, task.tid, size, address) >= 0 and buffer[0]:
-            raise Refused(
-                "it has its system calls dispatched to itself (PR_SET_SYSCALL_USER_DISPATCH)",
-                where=f"task {task.tid} of process {task.pid}",
-                way_out="this version of livecr cannot save that",
-            )
+            raise Refused.because([_dispatch(task.pid, task.tid)])
+
+
+def _dispatch(pid: int, tid: int) -> Obstacle:
+    what = "it has its system calls dispatched to itself (PR_SET_SYSCALL_USER_DISPATCH)"
+    return Obstacle(f"task {tid} of process {pid}", what, "this version of livecr cannot save that")
 
 
 # -- loading -----------------------------------------------------------------------------------------------

@@ -107,16 +107,15 @@ def save_queues(frozen: Process) -> dict[int, list[bytes]]:
 def _queue(task: Tracee, *, shared: bool) -> list[bytes]:
     """The queue of one task, or the process's own, in order: 128 bytes each."""
     found: list[bytes] = []
+    asked = ffi.new("uint32_t[4]")  # struct ptrace_peeksiginfo_args: off (64 bits), flags, nr
+    buffer = ffi.new("char[]", _PEEK_AT_ONCE * _SIGINFO_BYTES)
+    addresses = [int(ffi.cast("uintptr_t", one)) for one in (asked, buffer)]
     while True:
-        args = len(found).to_bytes(8, "little") + int(shared).to_bytes(4, "little")
-        args += _PEEK_AT_ONCE.to_bytes(4, "little")
-        asked = ffi.new("char[]", args)
-        buffer = ffi.new("char[]", _PEEK_AT_ONCE * _SIGINFO_BYTES)
-        got = task.request(
-            PTRACE_PEEKSIGINFO, int(ffi.cast("uintptr_t", asked)), int(ffi.cast("uintptr_t", buffer))
-        )
-        raw = bytes(ffi.buffer(buffer))
-        found += [raw[i * _SIGINFO_BYTES : (i + 1) * _SIGINFO_BYTES] for i in range(got)]
+        asked[0], asked[2], asked[3] = len(found), int(shared), _PEEK_AT_ONCE
+        got = task.request(PTRACE_PEEKSIGINFO, *addresses)
+        if got:
+            raw = bytes(ffi.buffer(buffer))
+            found += [raw[i * _SIGINFO_BYTES : (i + 1) * _SIGINFO_BYTES] for i in range(got)]
         if got < _PEEK_AT_ONCE:
             return found
 

@@ -11,6 +11,8 @@ import os
 from livecr._native import ffi, lib
 from livecr.errors import Failed
 from livecr.image.record import Record
+from livecr.kernel import procfs
+from livecr.kernel.seccomp import Strict
 from livecr.kinds import scheduling, settings, signals, tls
 from livecr.target.compat import CompatProgram
 from livecr.target.program import Program
@@ -73,6 +75,7 @@ class Thread(Record):
     scheduling: scheduling.Scheduling
     credentials: int  # index into the process's
     filters: list[int]  # of seccomp, the oldest first: indices into the process's
+    strict: bool  # whether it is in seccomp's strict mode
     settings: dict[str, int]
     compat_robust_list: int
     tls: list[bytes]
@@ -84,12 +87,13 @@ def save(
     credentials: int,
     filters: list[int],
     pending: list[bytes],
+    own_settings: dict[str, int],
     seen: TaskState | None,
-    borrowed: Borrowed,
+    borrowed: Borrowed | None,
 ) -> Thread:
     """Of one frozen task, in which the signals ``pending`` wait.
 
-    ``seen``: what BPF has read of it; if None, it is asked for that too.
+    ``seen``: what BPF has read of it; if None, it is asked for that too. A 32-bit one is always ``borrowed``.
     """
     if seen is not None:
         address, size, flags = seen.alternate_stack
@@ -98,25 +102,26 @@ def save(
         )
         slack, clear_child_tid = seen.timer_slack_ns, seen.clear_child_tid
     else:
+        assert borrowed is not None
         alternate, slack, clear_child_tid = _ask(borrowed)
-    with open(f"/proc/{task.pid}/task/{task.tid}/comm", "rb") as file:
-        name = file.read().removesuffix(b"\n").decode("utf-8", "surrogateescape")
+    name = seen.name if seen is not None else procfs.read(task.pid, f"task/{task.tid}/comm")[:-1]
     return Thread(
         tid=task.tid,
-        name=name.encode("utf-8", "surrogateescape").decode("latin-1"),
+        name=name.decode("latin-1"),
         signal_mask=mask,
         pending=pending,
         alternate_stack=alternate,
         clear_child_tid=clear_child_tid,
-        robust_list=_robust_list(task.tid),
-        compat_robust_list=_compat_robust_list(borrowed) if borrowed.registers.is_compat else 0,
-        tls=tls.save(task),
+        robust_list=seen.robust_list if seen is not None else _robust_list(task.tid),
+        compat_robust_list=_compat_robust_list(borrowed) if borrowed and borrowed.registers.is_compat else 0,
+        tls=tls.save(task) if seen is None or seen.has_segments else [],
         rseq=_rseq(task),
         timer_slack_ns=slack,
         scheduling=scheduling.save(task.tid),
         credentials=credentials,
-        settings=settings.save(settings.TASK, borrowed),
+        settings=own_settings,
         filters=filters,
+        strict=isinstance(task.filters, Strict),
     )
 
 

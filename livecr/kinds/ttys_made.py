@@ -74,7 +74,7 @@ class Made:
             raise Refused(
                 "the program was started at a terminal, and works with it",
                 where=where,
-                way_out="run livecr restore in a terminal, without --detach: it stays there with the program",
+                way_out="run livecr restore in a terminal, without --detach and namespace: it stays there",
             )
         own = _own_terminal(where)
         relay = -1

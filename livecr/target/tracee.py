@@ -9,6 +9,8 @@ there, the registers that a tracer leaves behind decide what system call is rest
 from __future__ import annotations
 
 import os
+from operator import attrgetter
+from struct import Struct
 
 from livecr._native import ffi, lib
 from livecr.errors import Failed
@@ -59,7 +61,9 @@ REGISTERS = (
     *("orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs"),
 )
 
-REGISTERS_BYTES = 216
+_WORDS = Struct(f"<{len(REGISTERS)}Q")
+REGISTERS_BYTES = _WORDS.size
+_all_of = attrgetter(*REGISTERS)
 #: cs of 32-bit code (arch/x86/include/asm/segment.h, __USER32_CS).
 USER32_CS = 0x23
 
@@ -110,7 +114,10 @@ class Registers:
 
     def copy(self, **changes: int) -> Registers:
         """The same registers with some of them replaced (negative values wrap to 64 bits)."""
-        return Registers(**({name: getattr(self, name) for name in REGISTERS} | changes))
+        same = Registers._of(_all_of(self))
+        for name, value in changes.items():
+            setattr(same, name, value & 0xFFFFFFFFFFFFFFFF)
+        return same
 
     @property
     def is_compat(self) -> bool:
@@ -141,14 +148,19 @@ class Registers:
 
     def pack(self) -> bytes:
         """struct user_regs_struct, 216 bytes."""
-        return b"".join(getattr(self, name).to_bytes(8, "little") for name in REGISTERS)
+        return _WORDS.pack(*_all_of(self))
 
     @classmethod
     def unpack(cls, raw: bytes) -> Registers:
         """From struct user_regs_struct, 216 bytes."""
-        return cls(
-            **{name: int.from_bytes(raw[8 * i : 8 * i + 8], "little") for i, name in enumerate(REGISTERS)}
-        )
+        return cls._of(_WORDS.unpack(raw))
+
+    @classmethod
+    def _of(cls, words: tuple[int, ...]) -> Registers:
+        registers = cls.__new__(cls)
+        for name, word in zip(REGISTERS, words, strict=True):
+            setattr(registers, name, word)
+        return registers
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Registers) and self.pack() == other.pack()
@@ -167,6 +179,7 @@ class Tracee:
         self.deferred: list[int] = []  # signals that arrived while borrowed; given back on release
         self.filters: Filters | None = None  # of seccomp, while it is frozen (target/seccomp)
         self.logged_filters: list[int] = []  # which of them log
+        self.risks_filters = False  # whether calls are made in it that would harm it if livecr were killed
 
     # -- stopping and going on ---------------------------------------------------------------------------
 

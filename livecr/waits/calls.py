@@ -39,8 +39,8 @@ def look_ahead(pid: int, iterator: TaskIterator | None) -> Evidence:
 class Calls:
     """``registers``: the program's own, by TID; ``waits``: those that are blocked."""
 
-    def __init__(self, frozen: Process, evidence: Evidence, now_ns: dict[int, int]) -> None:
-        """``evidence``: seen before the freeze. ``now_ns``: the moment that remaining times count from."""
+    def __init__(self, frozen: Process, evidence: Evidence) -> None:
+        """``evidence``: seen before the freeze, and in it."""
         self._frozen = frozen
         self._evidence = evidence
         shims = Shims(frozen.leader, compat=frozen.compat)
@@ -49,7 +49,6 @@ class Calls:
         evidence.stopped = bool(frozen.stop_signal)
         for task in frozen.tasks:
             refuse_mixed(frozen, task, self.registers[task.tid])
-        evidence.after_freeze(frozen.pid, now_ns)
         self.waits: dict[int, Wait] = classify_all(self.registers.items(), evidence, frozen.leader.read)
         for task in frozen.tasks:
             if task.tid in self.waits:

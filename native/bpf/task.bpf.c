@@ -147,7 +147,12 @@ struct k_itimer {
     } KERNEL it;
 } KERNEL;
 
+struct desc_struct {
+    u64 word;
+} KERNEL;
+
 struct thread_struct {
+    struct desc_struct tls_array[3];
     unsigned long sp;
 } KERNEL;
 
@@ -167,9 +172,32 @@ struct sysv_sem {
     struct sem_undo_list *undo_list;
 } KERNEL;
 
+struct thread_info {
+    unsigned long flags;
+    unsigned long syscall_work;
+} KERNEL;
+
+struct seccomp {
+    int mode;
+} KERNEL;
+
+struct assoc_array {
+    unsigned long nr_leaves_on_tree;
+} KERNEL;
+
+struct key {
+    int serial;
+    struct assoc_array keys;
+} KERNEL;
+
 struct cred {
     unsigned securebits;
+    struct key *session_keyring;
+    struct key *process_keyring;
+    struct key *thread_keyring;
 } KERNEL;
+
+enum syscall_work_bit { SYSCALL_WORK_BIT_SYSCALL_USER_DISPATCH = 5 };
 
 struct task_struct {
     unsigned int __state;
@@ -182,10 +210,18 @@ struct task_struct {
     struct restart_block restart_block;
     struct sysv_sem sysvsem;
     struct cred *cred;
+    struct cred *real_cred;
     int *clear_child_tid;
     unsigned long sas_ss_sp;
     unsigned long sas_ss_size;
     unsigned sas_ss_flags;
+    struct thread_info thread_info;
+    unsigned flags;
+    unsigned long atomic_flags;
+    int pdeath_signal;
+    char comm[16];
+    struct seccomp seccomp;
+    void *robust_list;
     struct thread_struct thread;
 } KERNEL;
 
@@ -245,6 +281,20 @@ struct task_report {
     u64 sas_ss_sp;
     u64 sas_ss_size;
     u64 sas_ss_flags;
+    /* what prctl and /proc/PID/status tell of a task follows from these */
+    u64 thread_flags;
+    u64 atomic_flags;
+    u64 cred; /* where it is: tasks that have the same have the same ids, groups and capabilities */
+    u32 flags;
+    u32 pdeath_signal;
+    u32 seccomp_mode;
+    u32 dispatches; /* whether PR_SET_SYSCALL_USER_DISPATCH is on */
+    u64 segments;   /* not 0 if any of its descriptors in the GDT is set */
+    u64 robust_list;
+    char comm[16];
+    u32 session_keyring; /* its serial number, 0 for none of its own */
+    u32 process_keys;    /* how many are in that keyring */
+    u32 thread_keys;
 };
 
 /* -- the timer that will wake a blocked task --------------------------------------------------------------- */
@@ -405,6 +455,40 @@ static __always_inline bool has_undo(struct task_struct *task)
     return list && BPF_CORE_READ(list, list_proc.next) != &list->list_proc;
 }
 
+/* None of these has a branch: the verifier would follow all that comes behind it twice. What is read through NULL
+   is 0. */
+static u64 segments(struct task_struct *task)
+{
+    u64 entries[3];
+    BPF_CORE_READ_INTO(&entries, task, thread.tls_array);
+    return entries[0] | entries[1] | entries[2];
+}
+
+static u32 keys_in(struct key *keyring)
+{
+    return (u32)BPF_CORE_READ(keyring, keys.nr_leaves_on_tree);
+}
+
+static void read_keyrings(struct task_struct *task, struct task_report *report)
+{
+    struct cred *cred = BPF_CORE_READ(task, real_cred);
+    if (!bpf_core_field_exists(cred->session_keyring)) /* without CONFIG_KEYS */
+        return;
+    report->session_keyring = (u32)BPF_CORE_READ(cred, session_keyring, serial);
+    report->process_keys = keys_in(BPF_CORE_READ(cred, process_keyring));
+    report->thread_keys = keys_in(BPF_CORE_READ(cred, thread_keyring));
+}
+
+static u32 dispatches(struct task_struct *task)
+{
+    if (!bpf_core_field_exists(task->thread_info.syscall_work) ||
+        !bpf_core_enum_value_exists(enum syscall_work_bit, SYSCALL_WORK_BIT_SYSCALL_USER_DISPATCH))
+        return 0; /* before 5.11 there was none */
+    return BPF_CORE_READ(task, thread_info.syscall_work) >>
+               bpf_core_enum_value(enum syscall_work_bit, SYSCALL_WORK_BIT_SYSCALL_USER_DISPATCH) &
+           1;
+}
+
 SEC("iter/task")
 int report_task(struct bpf_iter__task *ctx)
 {
@@ -433,6 +517,18 @@ int report_task(struct bpf_iter__task *ctx)
     report.sas_ss_sp = BPF_CORE_READ(task, sas_ss_sp);
     report.sas_ss_size = BPF_CORE_READ(task, sas_ss_size);
     report.sas_ss_flags = BPF_CORE_READ(task, sas_ss_flags);
+    report.thread_flags = BPF_CORE_READ(task, thread_info.flags);
+    report.atomic_flags = BPF_CORE_READ(task, atomic_flags);
+    report.cred = (u64)BPF_CORE_READ(task, real_cred);
+    report.flags = BPF_CORE_READ(task, flags);
+    report.pdeath_signal = BPF_CORE_READ(task, pdeath_signal);
+    if (bpf_core_field_exists(task->seccomp.mode))
+        report.seccomp_mode = BPF_CORE_READ(task, seccomp.mode);
+    report.segments = segments(task);
+    report.robust_list = (u64)BPF_CORE_READ(task, robust_list);
+    BPF_CORE_READ_INTO(&report.comm, task, comm);
+    read_keyrings(task, &report);
+    report.dispatches = dispatches(task);
     read_restart_block(task, &report);
     if (report.state && !BPF_CORE_READ(task, on_cpu))
         find_sleeper(task, &report);

@@ -51,6 +51,12 @@ class Console:
         self._looked_at += match.end()
         return match.group()
 
+    def shows(self, pattern: str) -> bool:
+        """Whether that is there already to be seen."""
+        while self._read(0):
+            pass
+        return bool(re.search(pattern, self.seen[self._looked_at :]))
+
     def _read(self, seconds: float) -> bool:
         if not select.select([self.master], [], [], seconds)[0]:
             return False

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from livecr.kernel import procfs
 from tests.integration.conftest import LIVECR
 
 CONFINED = ["errno", "kill", "trap", "root", "threads"]
@@ -110,6 +111,43 @@ def test_listener_is_refused(
     said = livecr("checkpoint", one.pid, "-o", image, exit_code=3).stderr
     assert "SECCOMP_FILTER_FLAG_NEW_LISTENER" in said
     one.signal(signal.SIGUSR1)
+    assert (one.wait(), one.output()) == (0, "ready\nok\n")
+
+
+@pytest.mark.parametrize("fate", ["left-running", "restored", "restored-twice"])
+@pytest.mark.parametrize("kind", ["strict-child", "without-munmap", "without-sigprocmask", "without-mmap"])
+def test_the_risk_is_taken(
+    kind: str, fate: str, program: Callable[[str], Path], target: Callable[..., Any], place: Path, livecr: Any
+) -> None:
+    """With --seccomp suspend: it is confined afterwards as it was before, and has not been harmed."""
+    one = target([program("seccomp"), kind])
+    one.until_printed("ready")
+    one.until_blocked()  # its filter is in force
+    confined = [one.pid, *procfs.children(one.pid)][-1]
+    before = seccomp_lines(confined)
+    assert livecr("check", one.pid, exit_code=3).stderr.count("--seccomp suspend") == 1
+    livecr("check", one.pid, "--seccomp", "suspend")
+    for number in range({"left-running": 1, "restored": 1, "restored-twice": 2}[fate]):
+        leave = ["--leave-running"] if fate == "left-running" else []
+        livecr("checkpoint", one.pid, "-o", place / f"image{number}", "--seccomp", "suspend", *leave)
+        if not leave:
+            one.killed()
+            one.restore(place / f"image{number}")
+    assert seccomp_lines(confined) == before
+    one.signal(signal.SIGUSR1)
+    assert (one.wait(), one.output()) == (0, "ready\nok\n")
+
+
+def test_what_a_freeze_itself_would_bring_about_is_no_risk(
+    program: Callable[[str], Path], target: Callable[..., Any], livecr: Any
+) -> None:
+    """But certain: its call would go on as another, when no filter is suspended any more."""
+    one = target([program("seccomp"), "no-restart"])
+    one.until_printed("ready")
+    one.until_blocked(230)
+    said = livecr("check", one.pid, "--seccomp", "suspend", exit_code=3).stderr
+    assert "go on as restart_syscall" in said
+    livecr("check", one.pid, "--seccomp", "ignore", exit_code=2)
     assert (one.wait(), one.output()) == (0, "ready\nok\n")
 
 

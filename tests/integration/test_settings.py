@@ -6,6 +6,7 @@ livecr's own.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -33,14 +34,32 @@ def test_settings_are_as_they_were(
     assert (one.wait(), one.output()) == (0, "ready\nok\n")
 
 
+def test_a_parent_that_leaves(
+    program: Callable[[str], Path], target: Callable[..., Any], place: Path, livecr: Any
+) -> None:
+    """Threads are to get a signal when their parent ends: not at once, because livecr does not stay."""
+    one = target([program("settings"), "prctl"])
+    one.until_printed("ready")
+    livecr("checkpoint", one.pid, "-o", place / "image")
+    one.killed()
+    said = livecr("restore", place / "image", "--detach", exit_code=3).stderr
+    assert "PR_SET_PDEATHSIG" in said
+    root = int(livecr("restore", place / "image", "--detach", "--new-pid-namespace").stdout)
+    os.kill(root, signal.SIGUSR1)
+    until(lambda: one.output() == "ready\nok\n", "it has found all as it was")
+    one.restore(place / "image")
+    one.signal(signal.SIGUSR1)
+    assert (one.wait(), one.output()) == (0, "ready\nok\n")
+
+
 def test_system_calls_that_are_dispatched(
     program: Callable[[str], Path], target: Callable[..., Any], image: Path, livecr: Any
 ) -> None:
     """A call made in such a program could come back to it as SIGSYS: it is refused, and runs on."""
     one = target([program("settings"), "dispatch"])
     one.until_printed("ready")
-    said = livecr("checkpoint", one.pid, "-o", image, exit_code=3).stderr
-    assert "PR_SET_SYSCALL_USER_DISPATCH" in said
+    for command in (["check", one.pid], ["checkpoint", one.pid, "-o", image]):
+        assert "PR_SET_SYSCALL_USER_DISPATCH" in livecr(*command, exit_code=3).stderr
     assert not image.exists()
     one.signal(signal.SIGUSR1)
     assert (one.wait(), one.output()) == (0, "ready\nok\n")

@@ -22,6 +22,9 @@ def other(number):
     if number == 1:
         assert libc.prctl(29, 123456, 0, 0, 0) == 0
         assert libc.prctl(28, 1 << 4, 0, 0, 0) == 0
+        assert libc.prctl(1, 10, 0, 0, 0) == 0
+        assert libc.prctl(33, 1, 1, 0, 0) == 0
+        assert libc.prctl(15, b"one \\xff alone", 0, 0, 0) == 0
     standing.wait()
     time.sleep(600)
 for number in range(3):
@@ -33,7 +36,7 @@ time.sleep(600)
 
 
 def test_both_tell_the_same(target: Callable[..., Any], livecr: Any, tmp_path: Path) -> None:
-    """Of a thread with an alternate stack, one with a timer slack and securebits, and one with neither."""
+    """Of threads with an alternate stack, with a timer slack, securebits and settings, and with neither."""
     one = target([sys.executable, "-c", PROGRAM])
     one.until_printed("ready")
     told = []
@@ -46,5 +49,8 @@ def test_both_tell_the_same(target: Callable[..., Any], livecr: Any, tmp_path: P
     threads, credentials = told[0]
     assert len(threads) == 4
     assert [t["timer_slack_ns"] for t in threads].count(123456) == 1
+    assert sorted(t["settings"]["parent_death_signal"] for t in threads) == [0, 0, 0, 10]
+    assert len({t["settings"]["mce_kill"] for t in threads}) == 2
+    assert [t["name"] for t in threads].count("one \xff alone") == 1
     assert sum(t["alternate_stack"]["size_bytes"] > 0 for t in threads) == 2
     assert sorted(c["securebits"] for c in credentials) == [0, 1 << 4]

@@ -8,8 +8,10 @@
      sleep     sleeps for 3 s (or as many as a second argument says), and restart_syscall is allowed
      busy      kills at all but what it needs and a checkpoint does, and makes many short sleeps
      no-restart, no-munmap, no-sigprocmask, no-mmap: the call named kills, and it sleeps
+     without-munmap, without-sigprocmask, without-mmap: the same, and it makes short sleeps until it is told
      epoll     waits in epoll_wait with a timeout, and epoll_pwait2 is forbidden
      strict    SECCOMP_MODE_STRICT, reads its input
+     strict-child  a child in strict mode, which reads, too; when it is told to it makes a call that is its end
      listener  with SECCOMP_FILTER_FLAG_NEW_LISTENER */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -138,6 +140,48 @@ static void sleep_for(int number, const char *seconds)
     CHECK(took >= (double)asked.tv_sec, "slept for %f s", took);
 }
 
+static void sleep_until_told(int number)
+{
+    struct timespec moment = {0, 50000000};
+    printf("ready\n");
+    fflush(stdout);
+    forbid(number, SECCOMP_RET_KILL_PROCESS);
+    while (!told)
+        CHECK(clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, NULL) == 0 || told, "a sleep was cut short");
+}
+
+static void handle(int number)
+{
+    (void)number;
+}
+
+/* Strict mode allows what it allowed, a handler's return too, and kills for another call. */
+static void strict_child(void)
+{
+    int in[2], out[2], status;
+    char letter;
+    struct sigaction action = {.sa_handler = handle};
+    CHECK(pipe(in) == 0 && pipe(out) == 0, "pipe: %s", strerror(errno));
+    pid_t child = fork();
+    if (child == 0) {
+        sigset_t none;
+        sigemptyset(&none);
+        sigaction(SIGUSR1, &action, NULL);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0 || write(out[1], "s", 1) != 1)
+            syscall(SYS_exit, 2);
+        if (read(in[0], &letter, 1) != -1 || errno != EINTR || write(out[1], "x", 1) != 1)
+            syscall(SYS_exit, 3);
+        syscall(SYS_getppid);
+        syscall(SYS_exit, 4);
+    }
+    CHECK(read(out[0], &letter, 1) == 1 && letter == 's', "strict");
+    wait_until_told();
+    CHECK(kill(child, SIGUSR1) == 0, "kill: %s", strerror(errno));
+    CHECK(read(out[0], &letter, 1) == 1 && letter == 'x', "it did not write");
+    CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "status %#x", status);
+}
+
 int main(int argc, char **argv)
 {
     static const int needed[] = {
@@ -195,6 +239,12 @@ int main(int argc, char **argv)
         sleep_for(SYS_rt_sigprocmask, seconds);
     } else if (!strcmp(kind, "no-mmap")) {
         sleep_for(SYS_mmap, seconds);
+    } else if (!strcmp(kind, "without-munmap")) {
+        sleep_until_told(SYS_munmap);
+    } else if (!strcmp(kind, "without-sigprocmask")) {
+        sleep_until_told(SYS_rt_sigprocmask);
+    } else if (!strcmp(kind, "without-mmap")) {
+        sleep_until_told(SYS_mmap);
     } else if (!strcmp(kind, "epoll")) {
         struct epoll_event event;
         int fd = epoll_create1(EPOLL_CLOEXEC);
@@ -208,6 +258,8 @@ int main(int argc, char **argv)
         fflush(stdout);
         CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) == 0, "strict");
         syscall(SYS_exit, read(0, &letter, 1) < 0);
+    } else if (!strcmp(kind, "strict-child")) {
+        strict_child();
     } else if (!strcmp(kind, "listener")) {
         int number = SYS_getppid;
         CHECK(answer(SECCOMP_FILTER_FLAG_NEW_LISTENER, &number, 1, SECCOMP_RET_USER_NOTIF, SECCOMP_RET_ALLOW) >= 0, "seccomp");

@@ -1,7 +1,8 @@
 /* Settings of a process and of two of its threads, each looked at again after SIGUSR1.
    usage: settings KIND. Prints "ready"; then "ok", or what is not as it was.
      prctl      of the process and of each task: reaper, huge pages, dumpable, no memory to write and execute, death
-                signal, TSC, machine checks, speculation, timer slack, name, keepcaps
+                signal, TSC, machine checks, speculation, timer slack, name, keepcaps, merged pages; what the OOM killer
+                thinks of it, what is in its core dumps, and its limits
      scheduling policies, nice values, affinities, I/O priorities of each task
      dispatch   PR_SET_SYSCALL_USER_DISPATCH is on */
 #define _GNU_SOURCE
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -20,7 +22,7 @@
 #include <unistd.h>
 
 #define CHECK(x, ...) do { if (!(x)) { printf("wrong: " __VA_ARGS__); printf("\n"); fflush(stdout); _exit(1); } } while (0)
-#define MOST 32
+#define MOST 48
 
 struct attributes { /* struct sched_attr of <linux/sched/types.h> */
     uint32_t size, policy;
@@ -47,6 +49,36 @@ static void ask(struct seen *seen, const char *what, int option, int argument, i
     seen->result = prctl(option, to ? (unsigned long)&seen->written : (unsigned long)argument, 0, 0, 0);
 }
 
+/* Dumpable is 0, so /proc/self belongs to root; which the program is. */
+static long number_in(const char *path, int base)
+{
+    char text[32] = "";
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    CHECK(fd >= 0 && read(fd, text, sizeof text - 1) > 0, "%s: %s", path, strerror(errno));
+    close(fd);
+    return strtol(text, NULL, base);
+}
+
+static void write_to(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    CHECK(fd >= 0 && write(fd, text, strlen(text)) > 0, "%s: %s", path, strerror(errno));
+    close(fd);
+}
+
+static void change_all(void)
+{
+    struct rlimit files = {300, 400}, stack = {4 << 20, 8 << 20}, none = {0, 0};
+    CHECK(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0 && prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0, "reaper, huge pages");
+    CHECK(prctl(PR_SET_DUMPABLE, 0) == 0 && prctl(PR_SET_KEEPCAPS, 1) == 0, "dumpable, keepcaps");
+    CHECK(setrlimit(RLIMIT_NOFILE, &files) == 0 && setrlimit(RLIMIT_STACK, &stack) == 0, "limits");
+    CHECK(setrlimit(RLIMIT_CORE, &none) == 0 && setrlimit(RLIMIT_MEMLOCK, &none) == 0, "limits");
+    write_to("/proc/self/oom_score_adj", "567");
+    write_to("/proc/self/coredump_filter", "0x7b");
+    prctl(65, 1, 0, 0, 0); /* PR_SET_MDWE, since 6.3 */
+    prctl(67, 1, 0, 0, 0); /* PR_SET_MEMORY_MERGE, since 6.4, if the kernel has KSM */
+}
+
 static int look(struct seen *seen)
 {
     int n = 0, to;
@@ -64,6 +96,16 @@ static int look(struct seen *seen)
         ask(&seen[n++], "write and execute", 66, 0, NULL);
         ask(&seen[n++], "store bypass", 52, 0, NULL);
         ask(&seen[n++], "indirect branches", 52, 1, NULL);
+        ask(&seen[n++], "L1D flush", 52, 2, NULL);
+        ask(&seen[n++], "merged pages", 68, 0, NULL);
+        seen[n++] = (struct seen){"CPUID", syscall(SYS_arch_prctl, 0x1011, 0), 0};
+        seen[n++] = (struct seen){"oom_score_adj", number_in("/proc/self/oom_score_adj", 10), 0};
+        seen[n++] = (struct seen){"coredump_filter", number_in("/proc/self/coredump_filter", 16), 0};
+        for (int which = 0; which < RLIM_NLIMITS; which++) {
+            struct rlimit limit;
+            getrlimit((__rlimit_resource_t)which, &limit);
+            seen[n++] = (struct seen){"limit", (long)limit.rlim_cur, (int)limit.rlim_max};
+        }
         return n;
     }
     CHECK(syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) == 0, "sched_getattr");
@@ -140,10 +182,8 @@ int main(int argc, char **argv)
     pthread_barrier_init(&set, NULL, 3);
     pthread_barrier_init(&go, NULL, 3);
     change(0);
-    if (!strcmp(argv[1], "prctl")) {
-        CHECK(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0 && prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0, "reaper, huge pages");
-        CHECK(prctl(PR_SET_DUMPABLE, 0) == 0 && prctl(PR_SET_KEEPCAPS, 1) == 0, "dumpable, keepcaps");
-    }
+    if (!strcmp(argv[1], "prctl"))
+        change_all();
     if (!strcmp(argv[1], "dispatch")) {
         static char selector;
         CHECK(prctl(59, 1, 0, 0, &selector) == 0, "dispatch");

@@ -239,17 +239,19 @@ static void zombies(void)
     expect_end(grouped, 0);
 }
 
-/* -- children that are stopped: two whose parent has been told, one of which sleeps; one of which it has not ---- */
+/* -- children that are stopped: two whose parent has been told, one of which sleeps; two of which it has not, one of them
+   as by ^Z, in a group of its own: that of the first process would ignore it ---- */
 
 static void stopped(void)
 {
-    enum { TOLD, SLEEPING, UNTOLD, COUNT };
+    enum { TOLD, SLEEPING, UNTOLD, TYPED, COUNT };
     pid_t pids[COUNT];
     int status;
     siginfo_t info;
     for (int i = 0; i < COUNT; i++) {
         if ((pids[i] = fork())) continue;
         struct timespec two = {2, 0}, left = {7, 7};
+        if (i == TYPED) setpgid(0, 0);
         stands(i);
         if (i != SLEEPING) {
             while (!shared->go) ;
@@ -259,16 +261,18 @@ static void stopped(void)
     }
     until_standing(COUNT);
     usleep(100000); /* no matter whether it sleeps already: it has two seconds */
-    for (int i = 0; i < COUNT; i++) kill(pids[i], SIGSTOP);
+    for (int i = 0; i < COUNT; i++) kill(pids[i], i == TYPED ? SIGTSTP : SIGSTOP);
     CHECK(waitpid(pids[TOLD], &status, WUNTRACED) == pids[TOLD] && WIFSTOPPED(status), "it did not stop");
     CHECK(waitpid(pids[SLEEPING], &status, WUNTRACED) == pids[SLEEPING] && WIFSTOPPED(status), "it did not stop");
     waitid(P_PID, (id_t)pids[UNTOLD], &info, WSTOPPED | WNOWAIT);
+    waitid(P_PID, (id_t)pids[TYPED], &info, WSTOPPED | WNOWAIT);
     ready();
     shared->go = 1;
     CHECK(waitpid(pids[TOLD], &status, WUNTRACED | WNOHANG) == 0, "told again of a stop: %#x", status);
     CHECK(waitpid(pids[SLEEPING], &status, WUNTRACED | WNOHANG) == 0, "told again of a stop: %#x", status);
     status = 0;
     CHECK(waitpid(pids[UNTOLD], &status, WUNTRACED | WNOHANG) == pids[UNTOLD] && status == W_STOPCODE(SIGSTOP), "not told of a stop: %#x", status);
+    CHECK(waitpid(pids[TYPED], &status, WUNTRACED | WNOHANG) == pids[TYPED] && status == W_STOPCODE(SIGTSTP), "not told of ^Z: %#x", status);
     for (int i = 0; i < COUNT; i++) {
         kill(pids[i], SIGCONT);
         expect_end(pids[i], W_EXITCODE(40 + i, 0));
