@@ -325,10 +325,11 @@ class _Building:
         task.detach()
 
     def _put_back(self) -> None:
-        """In the running program, what the freeze has made the kernel write."""
+        """In the running program, its sockets' timeouts, and what the freeze has made the kernel write."""
         for pid, seed in self._seeds.items():
             own = {thread.tid for thread in self._records[pid].threads}
             waits = {tid: wait for tid, wait in self._waits.items() if tid in own}
+            self._reentries[pid].take_back(pid)
             written.put_back(seed.pid, waits, self._now.elapsed_ns)
 
 

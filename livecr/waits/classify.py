@@ -54,7 +54,8 @@ class Wait(Record):
     Every sleep on a CPU clock is of kind "cpu"; its times are CPU time. ``clock_owner``: of the CPU clock of
     a process that is not in the image, which one that is (kernel/cpu_clock.born).
     ``poll_events`` of a call on a socket with a timeout of its own (see sockets): what poll(2) waits for in
-    its place on descriptor ``poll_fd``; 0 for any other call. ``rest``: what a transfer has yet to move.
+    its place on descriptor ``poll_fd``; 0 for any other call. ``socket_timeout_us``: that timeout, if it is
+    to be lent to the call instead (see lent), else 0. ``rest``: what a transfer has yet to move.
     """
 
     call: int
@@ -85,6 +86,7 @@ class Wait(Record):
     clock_owner: str = ""
     poll_fd: int = 0
     poll_events: int = 0
+    socket_timeout_us: int = 0
     rest: Rest | None = None
 
 
@@ -145,7 +147,7 @@ def classify(tid: int, registers: Registers, evidence: Evidence, read_memory: Re
     if block is not None and not belongs(table, block, number):
         block = None
     polled = sockets.polled(evidence.pid, call, arguments, read_memory) if how(code) == "eintr" else None
-    if polled is not None and polled.unlike:
+    if polled is not None and polled.trouble:
         obstacle = sockets.obstacle(where, call, polled)
         raise Refused(obstacle.object, where=obstacle.task, way_out=obstacle.way_out)
     # An absolute sleep has a restart block of its own only if it was given one by a restore.
@@ -382,6 +384,9 @@ def _wait(
         kind=kind,
         poll_fd=polled.fd if polled is not None else 0,
         poll_events=polled.events if polled is not None else 0,
+        socket_timeout_us=polled.timeout_ns // 1000
+        if polled is not None and polled.lent and left is None
+        else 0,
         rest=left,
         **fields,
     )

@@ -117,7 +117,7 @@ def obstacles_before_freeze(pid: int) -> list[Obstacle]:
                 obstacles.append(obstacle)
         elif call.socket_option:
             found = sockets.polled(pid, call, task.arguments, read)
-            if found is not None and found.unlike:
+            if found is not None and found.trouble:
                 obstacles.append(sockets.obstacle(where, call, found))
         elif (obstacle := clock_obstacle(call, task.arguments, pid, where)) is not None:
             obstacles.append(obstacle)

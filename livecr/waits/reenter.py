@@ -9,7 +9,7 @@ Used by the checkpoint, as soon as the tasks are frozen, and by the restore.
 from __future__ import annotations
 
 from livecr.target.shim_code import POLL, REST, offset
-from livecr.waits import abi, catalog
+from livecr.waits import abi, catalog, lent
 from livecr.waits.deadlines import getevents_arg
 from livecr.waits.restart import ERESTARTNOHAND
 
@@ -26,6 +26,7 @@ __all__ = ["Reentry", "needs_shim"]
 
 _NR_PPOLL = 271
 _FOREVER_S = 1 << 40
+_NS_PER_US = 1000
 
 
 def needs_shim(wait: Wait) -> bool:
@@ -39,7 +40,8 @@ class Reentry:
     def __init__(self, shims: Shims) -> None:
         self._shims = shims
         #: TID: its slot, and where in that and how what is left lies; of those that wait for a time.
-        self._slots: dict[int, tuple[int, str, Struct]] = {}
+        self._slots: dict[int, tuple[int, str, Struct, int]] = {}
+        self._lent: list[lent.Lent] = []
 
     def make_room(self, tids: list[int], shimmed: list[tuple[int, Registers]], engine: Engine) -> None:
         """See to it that there is a slot for each of ``shimmed``, TIDs with the program's own registers.
@@ -60,7 +62,9 @@ class Reentry:
         """
         if not needs_shim(wait):
             return _interrupted(own, wait.call)
-        if wait.poll_events:
+        if wait.socket_timeout_us:
+            made_again = self._lending(tid, wait, own)
+        elif wait.poll_events:
             made_again = self._polled(tid, wait, own)
         elif wait.rest is not None:
             made_again = self._rest(tid, wait.rest, wait, own)
@@ -103,7 +107,7 @@ class Reentry:
         for i, difference in table.done.get(wait.call, {}).items():
             arguments[i] += difference * wait.done
         if wait.remaining_ns is not None:
-            self._slots[tid] = slot_at, where, timespec
+            self._slots[tid] = slot_at, where, timespec, 1
             if where == "address":
                 self._shims.write(slot_at + offset("pollfd"), slot_at + offset(where))
         return _interrupted(self._with(own, behind, arguments), number)
@@ -123,9 +127,21 @@ class Reentry:
         if wait.rest is not None:
             words |= _words(wait.rest)
         behind, slot_at = self._shims.make(tid, own, POLL, **words)
-        self._slots[tid] = slot_at, "seconds", catalog.TIMESPEC
+        self._slots[tid] = slot_at, "seconds", catalog.TIMESPEC, 1
         arguments = [slot_at + offset("pollfd"), 1, slot_at, 0, 0, own.r9]
         return _interrupted(self._with(own, behind, arguments), _NR_PPOLL)
+
+    def _lending(self, tid: int, wait: Wait, own: Registers) -> Registers:
+        code = self._shims.code
+        behind, slot_at = self._shims.make(tid, own, code.lend, **lent.words(wait))
+        if lent.by_socketcall(wait):
+            self._shims.write(slot_at + offset("size"), lent.words(wait, slot_at)["size"])
+        self._slots[tid] = slot_at, "seconds", catalog.TIMESPEC, _NS_PER_US
+        self._lent.append(lent.Lent(tid, slot_at, code.lent_from(behind)))
+        option = lent.words(wait)["option"]
+        arguments = [wait.poll_fd, lent.SOL_SOCKET, option, slot_at, lent.TIMEVAL_BYTES, wait.arguments[5]]
+        made_again = self._with(own, behind, arguments).copy(**{code.sites[code.lend].register: slot_at})
+        return _interrupted(made_again, lent.SETSOCKOPT[wait.abi])
 
     def _rest(self, tid: int, rest: Rest, wait: Wait, own: Registers) -> Registers:
         words = {"number": wait.call, "pollfd": rest.fd & 0xFFFFFFFF}
@@ -139,8 +155,12 @@ class Reentry:
     def refresh(self, tid: int, left_ns: int) -> None:
         """Just before a task is let go: what is left now."""
         if tid in self._slots:
-            slot_at, where, timespec = self._slots[tid]
-            self._shims.set_left(slot_at, where, left_ns, timespec)
+            slot_at, where, timespec, unit_ns = self._slots[tid]
+            self._shims.set_left(slot_at, where, left_ns, timespec, unit_ns)
+
+    def take_back(self, pid: int) -> None:
+        """Once the process has been let go: the timeouts that its sockets have lent."""
+        lent.take_back_asleep(self._shims, pid, self._lent)
 
     def enter(
         self, tasks: list[Tracee], waits: dict[int, Wait], own: dict[int, Registers], engine: Engine

@@ -143,7 +143,7 @@ _BIRTH = "does not wait, but for the child of a vfork, which is over at once"
 _NEVER = "not interruptible, or never blocked, on all that can be restored"
 _AGAIN = "with others of its kind: test_wait_again"
 ELSEWHERE = {
-    "connect": "a server whose queue is full is refused",
+    "connect": "to another program's server: test_wait_sockets",
     **dict.fromkeys(("wait4", "waitid"), _CHILDREN),
     **dict.fromkeys(("clone", "fork", "vfork", "clone3"), _BIRTH),
     **dict.fromkeys(("pread64", "pwrite64", "preadv", "pwritev", "copy_file_range", "getrandom"), _NEVER),
