@@ -17,6 +17,7 @@ from livecr.image import integrity, manifest
 from livecr.image.elfcore import Core
 from livecr.kernel import machine
 from livecr.kernel.bpf import switched_off
+from livecr.kernel.prompt import Prompt
 from livecr.kinds import (
     births,
     descriptors,
@@ -318,11 +319,14 @@ class _Building:
         """With its signal mask, and the time that it has left now."""
         task, wait = self._tasks[thread.tid], self._waits.get(thread.tid)
         task.set_signal_mask(thread.signal_mask)
-        if wait is not None:
-            masks.settle(task, wait)
+        if wait is None:
+            task.detach()
+            return
+        masks.settle(task, wait)
+        with Prompt():
             written.catch_up(task, wait, self._now.elapsed_ns)
             self._reentries[pid].refresh(thread.tid, self._left_ns(thread.tid))
-        task.detach()
+            task.detach()
 
     def _put_back(self) -> None:
         """In the running program, its sockets' timeouts, and what the freeze has made the kernel write."""

@@ -14,6 +14,7 @@ from contextlib import suppress
 from livecr._native import ffi, lib
 from livecr.errors import Failed, NoSuchProcess, Refused
 from livecr.kernel import machine, procfs
+from livecr.kernel.prompt import Prompt
 from livecr.target import tracee
 from livecr.target.process import Process
 from livecr.target.tracee import Gone, Tracee
@@ -168,10 +169,13 @@ def _let_go(task: Tracee, just_before: Callable[[Tracee], None] | None, *, reap:
     try:
         if not task.stopped:
             task.stop_again()
-        if just_before is not None:
+        if just_before is None:
+            task.detach()
+            return
+        with Prompt():
             with suppress(Failed):  # detaching will tell if it is gone
                 just_before(task)
-        task.detach()
+            task.detach()
     except Failed:  # it has been killed: there is nothing to hand back, but its end
         if reap:
             _reap(task)
