@@ -214,7 +214,7 @@ def asked(call: Call, arguments: list[int], read_memory: ReadMemory, *, interrup
     read."""
     if call.timeout is None:
         return None
-    value = arguments[call.timeout]
+    value = call.timeout_at(arguments, read_memory)
     if call.encoding == catalog.MILLISECONDS:
         milliseconds = value & 0xFFFFFFFF
         return None if milliseconds >> 31 else Asked(clock.MONOTONIC, milliseconds * 1_000_000)
@@ -228,7 +228,7 @@ def asked(call: Call, arguments: list[int], read_memory: ReadMemory, *, interrup
     if value == 0:
         return None
     seconds, fraction = call.timespec.unpack(read_memory(value, call.timespec.size))
-    if call.encoding == catalog.LEFT_TIMEVAL:
+    if call.encoding in (catalog.LEFT_TIMEVAL, catalog.LEFT_BY_STRUCT):
         fraction *= 1000
     ns = seconds * _NS + fraction
     absolute = call.is_absolute(arguments)
@@ -243,7 +243,7 @@ def asked(call: Call, arguments: list[int], read_memory: ReadMemory, *, interrup
         if clock_id == clock.REALTIME and not absolute:
             clock_id = clock.MONOTONIC
         return Asked(clock.COUNTED.get(clock_id, clock_id), ns, absolute)
-    left = interrupted and call.encoding in (catalog.LEFT, catalog.LEFT_TIMEVAL)
+    left = interrupted and call.encoding in (catalog.LEFT, catalog.LEFT_TIMEVAL, catalog.LEFT_BY_STRUCT)
     return Asked(clock_id, ns, absolute, left)
 
 

@@ -86,6 +86,8 @@ int main(int argc, char **argv)
     long ms = atol(argv[2]);
     struct timespec left = {ms / 1000, ms % 1000 * 1000000}, before = left;
     uint64_t timeout = ms < 0 ? 0 : (uintptr_t)&left;
+    int64_t wide[2] = {left.tv_sec, left.tv_nsec}; /* struct __kernel_timespec, all that some calls take */
+    uint64_t wide_timeout = ms < 0 ? 0 : (uintptr_t)wide;
     struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGUSR1, &action, NULL);
     action.sa_handler = on_hangup;
@@ -124,14 +126,14 @@ int main(int argc, char **argv)
     } else if (!strncmp(argv[1], "io_uring_enter", 14)) {
         static struct getevents_arg arg;
         int some = argv[1][strlen(argv[1]) - 1] == 'e';
-        arg = (struct getevents_arg){(uintptr_t)&mask, 8, 0, timeout};
+        arg = (struct getevents_arg){(uintptr_t)&mask, 8, 0, wide_timeout};
         number = 426;
         in[0] = make_ring(some), in[1] = some, in[2] = 1 + some, in[4] = (uintptr_t)&arg, in[5] = sizeof arg;
         in[3] = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
         if (!strcmp(argv[1], "io_uring_enter-until")) { /* IORING_ENTER_ABS_TIMER */
             began = now_ns();
             int64_t until = began + ms * 1000000ll;
-            left = before = (struct timespec){until / 1000000000, until % 1000000000};
+            wide[0] = until / 1000000000, wide[1] = until % 1000000000;
             in[3] |= 1 << 5;
         }
     } else {
@@ -145,14 +147,10 @@ int main(int argc, char **argv)
             in[3] = (uint32_t)ms, in[4] = (uintptr_t)&mask, in[5] = 8;
         } else {
             number = 441; /* epoll_pwait2 */
-            in[3] = timeout, in[4] = (uintptr_t)&mask, in[5] = 8;
-#ifdef __i386__
-            static int64_t wide[2]; /* the only struct timespec that it takes */
-            wide[0] = left.tv_sec, wide[1] = left.tv_nsec;
-            in[3] = timeout ? (uintptr_t)wide : 0;
-#endif
+            in[3] = wide_timeout, in[4] = (uintptr_t)&mask, in[5] = 8;
         }
     }
+    int64_t wide_before[2] = {wide[0], wide[1]};
     puts("waiting");
     fflush(stdout);
     if (!began)
@@ -162,6 +160,6 @@ int main(int argc, char **argv)
     if (semaphores >= 0)
         semctl(semaphores, 0, IPC_RMID);
     printf("{\"result\": %ld, \"took_ns\": %lld, \"registers_kept\": %d, \"timeout_kept\": %d, \"handled\": %d}\n", result,
-           (long long)took, kept, !memcmp(&left, &before, sizeof left), handled);
+           (long long)took, kept, !memcmp(&left, &before, sizeof left) && !memcmp(wide, wide_before, sizeof wide), handled);
     return 0;
 }
