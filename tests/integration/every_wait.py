@@ -123,6 +123,11 @@ ROWS = (
     Kind("sendto",          "sendto",          _SYS),
     Kind("sendmsg",         "sendmsg",         _SYS),
     Kind("sendmmsg",        "sendmmsg",        _SYS),
+    Kind("recvfrom-timed",  "recvfrom",        _EINTR),
+    Kind("recvmsg-timed",   "recvmsg",         _EINTR),
+    Kind("accept-timed",    "accept",          _EINTR),
+    Kind("sendto-timed",    "sendto",          _EINTR),
+    Kind("sendto-named",    "sendto",          _EINTR),
 )  # fmt: skip
 
 #: Those that this kernel has; a call that it does not know answers ENOSYS to nonsense too.

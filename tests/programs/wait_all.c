@@ -90,6 +90,11 @@ static const struct row rows[] = {
     {"sendto",          0,               CLOCK_MONOTONIC, c_sendto,           n_full_pair,   p_receive},
     {"sendmsg",         0,               CLOCK_MONOTONIC, c_sendmsg,          n_full_pair,   p_receive},
     {"sendmmsg",        0,               CLOCK_MONOTONIC, c_sendmmsg,         n_full_pair,   p_receive},
+    {"recvfrom-timed",  0,               CLOCK_MONOTONIC, c_recvfrom,         n_timed_pair,  p_write},
+    {"recvmsg-timed",   0,               CLOCK_MONOTONIC, c_recvmsg_all,      n_timed_pair,  p_write},
+    {"accept-timed",    0,               CLOCK_MONOTONIC, c_accept,           n_timed_server, p_connect},
+    {"sendto-timed",    0,               CLOCK_MONOTONIC, c_sendto,           n_timed_full,  p_receive},
+    {"sendto-named",    0,               CLOCK_MONOTONIC, c_sendto_named,     n_timed_receiver, p_receive_one},
 };
 #define ROWS (int)(sizeof rows / sizeof *rows)
 #define STEP_MS 10

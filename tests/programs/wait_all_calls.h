@@ -369,3 +369,47 @@ static long c_recvmmsg(struct wait *w) { return CALL(w, SYS_recvmmsg, w->pipe[0]
 static long c_sendto(struct wait *w) { return CALL(w, SYS_sendto, w->pipe[1], A(w->text), 20); }
 static long c_sendmsg(struct wait *w) { return CALL(w, SYS_sendmsg, w->pipe[1], A(&w->messages->msg_hdr), 0); }
 static long c_sendmmsg(struct wait *w) { return CALL(w, SYS_sendmmsg, w->pipe[1], A(w->messages), 1, 0); }
+
+/* -- the same with a timeout of the socket's own, which is not what ends them */
+
+static void timed(int fd, int option)
+{
+    struct timeval timeout = {LONG, 0};
+    setsockopt(fd, SOL_SOCKET, option, &timeout, sizeof timeout);
+}
+static void n_timed_pair(struct wait *w)
+{
+    n_pair(w);
+    w->part.iov_len = 5;
+    timed(w->pipe[0], SO_RCVTIMEO);
+}
+static void n_timed_full(struct wait *w)
+{
+    n_full_pair(w);
+    timed(w->pipe[1], SO_SNDTIMEO);
+}
+static void n_timed_server(struct wait *w)
+{
+    n_server(w);
+    timed(w->fd, SO_RCVTIMEO);
+}
+static void n_timed_receiver(struct wait *w)
+{
+    struct sockaddr_un address = named(w);
+    w->fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+    w->another = socket(AF_UNIX, SOCK_DGRAM, 0);
+    bind(w->fd, (struct sockaddr *)&address, sizeof address);
+    while (sendto(w->another, "full", 4, MSG_DONTWAIT, (struct sockaddr *)&address, sizeof address) > 0)
+        ;
+    timed(w->another, SO_SNDTIMEO);
+}
+static void p_receive_one(struct wait *w) { (void)!recv(w->fd, w->data, 4, MSG_DONTWAIT); }
+static long c_recvmsg_all(struct wait *w)
+{
+    return CALL(w, SYS_recvmsg, w->pipe[0], A(&w->messages->msg_hdr), MSG_WAITALL);
+}
+static long c_sendto_named(struct wait *w)
+{
+    struct sockaddr_un address = named(w);
+    return CALL(w, SYS_sendto, w->another, A(w->text), 20, 0, A(&address), sizeof address);
+}
