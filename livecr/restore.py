@@ -325,6 +325,7 @@ class _Building:
         masks.settle(task, wait)
         with Prompt():
             written.catch_up(task, wait, self._now.elapsed_ns)
+            self._reentries[pid].refresh_minimum(thread.tid, wait.minimum_ns - self._now.elapsed_ns())
             self._reentries[pid].refresh(thread.tid, self._left_ns(thread.tid))
             task.detach()
 

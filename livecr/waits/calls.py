@@ -92,6 +92,7 @@ class Calls:
         if wait is not None:
             masks.settle(task, wait)
             written.catch_up(task, wait, self.since_frozen_ns)
+            self._reentry.refresh_minimum(task.tid, wait.minimum_ns - self.since_frozen_ns())
             self._reentry.refresh(task.tid, max(0, (wait.remaining_ns or 0) - self.since_frozen_ns()))
 
     def put_back(self) -> None:

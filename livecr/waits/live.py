@@ -113,7 +113,7 @@ def obstacles_before_freeze(pid: int) -> list[Obstacle]:
             timed = _has_timeout(call, task.arguments, read)
             if call.key not in (table.reentered if timed else table.reentered_untimed):
                 obstacles.append(Obstacle(where, f"it waits in {call.name}", _EINTR_WAY_OUT))
-            if (obstacle := argument_obstacle(call, task.arguments, read, where)) is not None:
+            if (obstacle := argument_obstacle(call, task.arguments, where)) is not None:
                 obstacles.append(obstacle)
         elif call.socket_option:
             found = sockets.polled(pid, call, task.arguments, read)

@@ -31,7 +31,8 @@ _NS_PER_US = 1000
 
 def needs_shim(wait: Wait) -> bool:
     """Whether its arguments, or its result, have to differ from those of the program's own call."""
-    return wait.how == "eintr" and (wait.remaining_ns is not None or wait.rest is not None or wait.done > 0)
+    timed = wait.remaining_ns is not None or wait.minimum_ns > 0
+    return wait.how == "eintr" and (timed or wait.rest is not None or wait.done > 0)
 
 
 class Reentry:
@@ -42,6 +43,8 @@ class Reentry:
         #: TID: its slot, and where in that and how what is left lies; of those that wait for a time.
         self._slots: dict[int, tuple[int, str, Struct, int]] = {}
         self._lent: list[lent.Lent] = []
+        #: TID: the slot, of calls with a minimum time to wait, and the size of their signal mask.
+        self._minimums: dict[int, tuple[int, int]] = {}
 
     def make_room(self, tids: list[int], shimmed: list[tuple[int, Registers]], engine: Engine) -> None:
         """See to it that there is a slot for each of ``shimmed``, TIDs with the program's own registers.
@@ -96,7 +99,7 @@ class Reentry:
         where, timespec = "seconds", (call if number == wait.call else table.calls[number]).timespec
         if call.encoding == catalog.GETEVENTS_ARG:
             where = "address"  # the slot begins with a struct io_uring_getevents_arg
-            words |= dict(zip(("seconds", "nanoseconds"), self._sigmask(wait), strict=True))
+            words["seconds"], words["nanoseconds"] = self._sigmask(wait)
             arguments[3] = arguments[3] & ~catalog.ENTER_ABS_TIMER | catalog.ENTER_EXT_ARG
         elif wait.remaining_ns is None:
             words["seconds"] = _FOREVER_S
@@ -106,6 +109,9 @@ class Reentry:
             arguments[i] = slot_at if i == here else value
         for i, difference in table.done.get(wait.call, {}).items():
             arguments[i] += difference * wait.done
+        if where == "address" and getevents_arg(wait.arguments, self._shims.read)[2]:
+            self._minimums[tid] = slot_at, words["nanoseconds"]
+            self.refresh_minimum(tid, wait.minimum_ns)
         if wait.remaining_ns is not None:
             self._slots[tid] = slot_at, where, timespec, 1
             if where == "address":
@@ -157,6 +163,13 @@ class Reentry:
         if tid in self._slots:
             slot_at, where, timespec, unit_ns = self._slots[tid]
             self._shims.set_left(slot_at, where, left_ns, timespec, unit_ns)
+
+    def refresh_minimum(self, tid: int, left_ns: int) -> None:
+        """The same of what is left of a minimum time to wait. If that is over the kernel has to find so."""
+        if tid in self._minimums:
+            slot_at, mask_bytes = self._minimums[tid]
+            left_us = max(1, -(-left_ns // _NS_PER_US))
+            self._shims.write(slot_at + offset("nanoseconds"), mask_bytes | left_us << 32)
 
     def take_back(self, pid: int) -> None:
         """Once the process has been let go: the timeouts that its sockets have lent."""

@@ -2,7 +2,8 @@
    "stay" the handler of SIGUSR1 does not return before SIGHUP has come.
    Prints "waiting", then JSON: what the call returned, errno, how long it took by CLOCK_MONOTONIC, whether the registers
    of its arguments were as before, and how often a handler ran.
-   The kinds "-some" wait for two completions where there is one already: the call tells that when it ends. */
+   The kinds "-some" wait for two completions where there is one already: the call tells that when it ends. "-least" is
+   the same, but with MILLISECONDS as the least time to wait; "-both" has a half of them as that, "-alone" no timeout. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -74,7 +75,7 @@ struct aio_sigset {
 };
 struct getevents_arg {
     uint64_t sigmask;
-    uint32_t sigmask_size, pad;
+    uint32_t sigmask_size, min_wait_usec;
     uint64_t ts;
 };
 
@@ -126,7 +127,15 @@ int main(int argc, char **argv)
     } else if (!strncmp(argv[1], "io_uring_enter", 14)) {
         static struct getevents_arg arg;
         int some = argv[1][strlen(argv[1]) - 1] == 'e';
-        arg = (struct getevents_arg){(uintptr_t)&mask, 8, 0, wide_timeout};
+        const char *least = argv[1] + 14;
+        if (!strcmp(least, "-least")) {
+            some = 1, wide[0] = 600;
+            arg.min_wait_usec = (uint32_t)ms * 1000;
+        } else if (!strcmp(least, "-both"))
+            some = 0, arg.min_wait_usec = (uint32_t)ms * 500;
+        else if (!strcmp(least, "-alone"))
+            some = 0, arg.min_wait_usec = (uint32_t)ms * 1000, wide_timeout = 0;
+        arg.sigmask = (uintptr_t)&mask, arg.sigmask_size = 8, arg.ts = wide_timeout;
         number = 426;
         in[0] = make_ring(some), in[1] = some, in[2] = 1 + some, in[4] = (uintptr_t)&arg, in[5] = sizeof arg;
         in[3] = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
