@@ -220,3 +220,28 @@ def test_a_signal_after_the_checkpoint(
         return off_ns
 
     in_time(SIGNALLED, run)
+
+
+AT_SYSINFO = 32
+INT_80 = b"\xcd\x80"
+#: What the kernel patches into the vDSO's __kernel_vsyscall: the one on Intel's CPUs, the other on AMD's, or
+#: nothing, and then the `int $0x80` behind it is what enters (arch/x86/entry/vdso/vdso32/system_call.S).
+FAST = {"sysenter": b"\x0f\x34", "syscall": b"\x0f\x05"}
+VSYSCALL_BYTES = 32
+
+
+def test_every_way_into_the_kernel_comes_back_behind_the_same_instruction(
+    program: Callable[..., Path], target: Callable[..., Any]
+) -> None:
+    """So a call is made again in one way, whichever instruction of both this CPU has made it by."""
+    one = target([program("wait_call", *M32), "nanosleep", 60_000])
+    one.until_blocked(NUMBERS["nanosleep"])
+    auxv = memoryview(Path(f"/proc/{one.pid}/auxv").read_bytes()).cast("I")
+    entry = dict(zip(auxv[::2], auxv[1::2], strict=True))[AT_SYSINFO]
+    with Path(f"/proc/{one.pid}/mem").open("rb") as memory:
+        memory.seek(entry)
+        code = memory.read(VSYSCALL_BYTES)
+    landing = code.index(INT_80) + len(INT_80)
+    print("entered by", next((name for name, way in FAST.items() if way in code[:landing]), "int $0x80"))
+    blocked_at = int(Path(f"/proc/{one.pid}/syscall").read_text().split()[-1], 16)
+    assert blocked_at == entry + landing
