@@ -102,9 +102,8 @@ class Sleeper:
     """The timer that will wake a blocked task.
 
     ``kind``: "hrtimer", "jiffies" (a timer of the timer wheel), CPU or MINIMUM. ``clockid``: the clock base,
-    or the id of the CPU clock. ``soft_ns`` is the time asked for and ``hard_ns`` the time with the task's timer slack,
-    both on the host's clock.
-    ``uncertainty_ns``: 0, or two ticks for jiffies.
+    or the id of the CPU clock. ``soft_ns`` is the time asked for and ``hard_ns`` the time with the task's
+    timer slack, both on the host's clock. ``uncertainty_ns``: 0, or two ticks for jiffies.
     """
 
     __slots__ = ("clockid", "hard_ns", "kind", "soft_ns", "uncertainty_ns")
