@@ -331,14 +331,16 @@ class _Building:
         if wait is not None:
             masks.settle(task, wait)
             written.catch_up(task, wait, self._now.elapsed_ns)
+            self._reentries[pid].refresh_minimum(thread.tid, wait.minimum_ns - self._now.elapsed_ns())
             self._reentries[pid].refresh(thread.tid, self._left_ns(thread.tid))
         task.detach()
 
     def _put_back(self) -> None:
-        """In the running program, what the freeze has made the kernel write."""
+        """In the running program, its sockets' timeouts, and what the freeze has made the kernel write."""
         for pid, seed in self._seeds.items():
             own = {thread.tid for thread in self._records[pid].threads}
             waits = {tid: wait for tid, wait in self._waits.items() if tid in own}
+            self._reentries[pid].take_back(pid)
             written.put_back(seed.pid, waits, self._now.elapsed_ns)
 
 

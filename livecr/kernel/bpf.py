@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     *(
         "CPU",
+        "MINIMUM",
         "SOURCES",
         "RestartBlock",
         "Sleeper",
@@ -43,10 +44,13 @@ SOURCES = ("bpf", "restart-block", "sleeper", "timer-list", "scheduler", "time-n
 
 #: Sleeper.kind of a timer on a CPU clock.
 CPU = "cpu"
+#: And of one for the minimum time that io_uring_enter(2) is to wait; when that is over, another one begins.
+MINIMUM = "minimum"
 
 # struct task_report of native/bpf/task.bpf.c.
 _REPORT = Struct("=II4Q 40s 2Q2I 3Q4I 3QI 3I2Q 2I 8Q4I2Q16s3I4x")
-_SLEEPER_HRTIMER, _SLEEPER_JIFFIES, _SLEEPER_CPU = 1, 2, 3
+_SLEEPER_JIFFIES = 2
+_SLEEPERS = {1: "hrtimer", 3: CPU, 4: MINIMUM}
 _ENOSPC = 28
 _CLOCK_MONOTONIC_COARSE = 6
 _shared: TaskIterator | None = None
@@ -100,10 +104,9 @@ class RestartBlock:
 class Sleeper:
     """The timer that will wake a blocked task.
 
-    ``kind``: "hrtimer", "jiffies" (a timer of the timer wheel) or CPU. ``clockid``: the clock base, or the id
-    of the CPU clock. ``soft_ns`` is the time asked for and ``hard_ns`` the time with the task's timer slack,
-    both on the host's clock.
-    ``uncertainty_ns``: 0, or two ticks for jiffies.
+    ``kind``: "hrtimer", "jiffies" (a timer of the timer wheel), CPU or MINIMUM. ``clockid``: the clock base,
+    or the id of the CPU clock. ``soft_ns`` is the time asked for and ``hard_ns`` the time with the task's
+    timer slack, both on the host's clock. ``uncertainty_ns``: 0, or two ticks for jiffies.
     """
 
     __slots__ = ("clockid", "hard_ns", "kind", "soft_ns", "uncertainty_ns")
@@ -275,7 +278,7 @@ def _task_state(row: tuple[Any, ...], tick_ns: int) -> TaskState:
             task.sleeper = _jiffies_sleeper(soft, jiffies, now_ns, tick_ns)
         else:
             clockid -= (clockid >> 31) << 32  # the id of a CPU clock is negative
-            task.sleeper = Sleeper("hrtimer" if kind == _SLEEPER_HRTIMER else CPU, clockid, soft, hard, 0)
+            task.sleeper = Sleeper(_SLEEPERS[kind], clockid, soft, hard, 0)
     return task
 
 

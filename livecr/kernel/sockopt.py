@@ -15,7 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
 
-__all__ = ["Group", "attach_filter", "filter_of", "groups", "integer", "join", "option", "option_of"]
+__all__ = [
+    *("Group", "attach_filter", "filter_of", "groups", "integer", "join"),
+    *("option", "option_of", "set_option"),
+]
 
 _NR_SETSOCKOPT, _NR_GETSOCKOPT = 54, 55
 _SOL_SOCKET, _SO_ATTACH_FILTER, _SO_GET_FILTER = 1, 26, 26
@@ -66,6 +69,11 @@ def _set(fd: int, level: int, option: int, value: bytes) -> None:
     result = lib.lcr_syscall(_NR_SETSOCKOPT, fd, level, option, _address(value), len(value), 0)
     if result < 0:
         raise OSError(-result, os.strerror(-result))
+
+
+def set_option(fd: int, name: int, value: bytes) -> None:
+    """An option of SOL_SOCKET. Raises OSError."""
+    _set(fd, _SOL_SOCKET, name, value)
 
 
 # -- packet filters ----------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def _own_obstacle(
         return f"{name} is not connected yet", "try again a little later"
     listening = {told[i].name for i in ours if i in told and told[i].state == sock_diag.LISTENING}
     alike = [other for other in told.values() if other.name == one.name and other is not one]
-    if one.name and one.name not in listening and alike:
+    if one.type != SOCK_DGRAM and one.name and one.name not in listening and alike:
         return f"{name} was accepted from a socket that is closed", "let the program close it"
     try:
         with Duplicate(d.pid, d.fd) as ours_here:

@@ -63,7 +63,7 @@ def slots_in_use(code: Code, content: bytes, begin: int) -> dict[int, Slot]:
         slot = unpack(raw)
         # A shim that has come to its end leaves its slot's address in the place of the register.
         register = code.registers[slot["shim"] % len(code.registers)]
-        if slot[ARGUMENTS[code.arguments.index(register)]] != begin + at:
+        if slot[code.own_word(register)] != begin + at:
             found[begin + at] = slot
     return found
 
@@ -83,6 +83,8 @@ class Shims:
         self._regions = []
         #: TID: until when, in ns of the host's CLOCK_MONOTONIC; of those whose call was made again.
         self.deadlines: dict[int, int] = {}
+        #: TID: the address of its slot, and that; of those for which a socket has lent its timeout.
+        self.lent: dict[int, tuple[int, Slot]] = {}
         self._inside: set[int] = set()
         mappings = procfs.mappings(task.pid, with_flags=False)
         for code, slots in pairwise(mappings):
@@ -127,9 +129,15 @@ class Shims:
             return registers.copy(rip=registers.rcx)
         slot_at = getattr(registers, self._code.slot_register(at, site))
         slot = unpack(task.read(slot_at, SLOT_BYTES))
-        if slot["deadline"]:
+        lends = site.shim == self._code.lend
+        # A call may wait several times, for the socket's whole timeout each: then this is of an earlier one.
+        if slot["deadline"] and not (lends and slot["deadline"] < clock.host_now_ns(clock.MONOTONIC)):
             self.deadlines[task.tid] = slot["deadline"]
+        if lends and slot["lent"]:
+            self.lent[task.tid] = slot_at, slot
         own = self._own_arguments(slot) | self._code.leaving(at, site, registers, slot)
+        if lends:
+            own[site.register] = slot[self._code.own_word(site.register)]
         if not self._code.compat:
             own["rcx"] = own["rip"]  # as `syscall` leaves it
         return registers.copy(**own)
@@ -140,11 +148,12 @@ class Shims:
     def own_call(self, rip: int, arguments: list[int]) -> tuple[int, list[int], int] | None:
         """Of a task that may run and is blocked in a call: number, arguments, deadline, if it is in a shim.
 
-        ``rip`` and ``arguments`` are those that it has now, the others the program's own.
+        ``rip`` and ``arguments`` are those that it has now, the others the program's own. One that a time is
+        lent for makes its own call, so nothing has to be told of it.
         """
         for region in self._regions:
             for site in self._code.sites:
-                if region.ours and rip == region.start + site.back:
+                if region.ours and site.shim != self._code.lend and rip == region.start + site.back:
                     slot_at = arguments[self._code.arguments.index(site.register)]
                     slot = unpack(self._task.read(slot_at, SLOT_BYTES))
                     return slot["number"], list(self._own_arguments(slot).values()), slot["deadline"]
@@ -230,16 +239,20 @@ class Shims:
         self._known[key] = at
         names = zip(ARGUMENTS, self._code.arguments, strict=True)
         slot = {word: getattr(own, name) for word, name in names}
-        slot |= {"owner": key[0], "back": own.rip, "shim": shim, "rsp": own.rsp} | words
+        slot |= {"owner": key[0], "back": own.rip, "shim": shim, "rsp": own.rsp, "rbx": own.rbx} | words
         unsigned = (slot.get(name, 0) & 0xFFFFFFFFFFFFFFFF for name in SLOT_WORDS)
         self._task.write(at, b"".join(word.to_bytes(8, "little") for word in unsigned))
         region = next(region for region in self._regions if region.start <= at < region.end)
         return region.start + self._code.sites[shim].back, at
 
-    def set_left(self, slot_at: int, word: str, left_ns: int, timespec: Struct) -> None:
-        """What is left, before the task has entered: at ``word``, as the call has it in memory."""
+    def set_left(self, slot_at: int, word: str, left_ns: int, timespec: Struct, unit_ns: int = 1) -> None:
+        """What is left, before the task has entered: at ``word``, as the call has it in memory.
+
+        ``unit_ns``: of its second word; 1000 for a struct timeval, of which 0 would be no timeout at all.
+        """
         deadline_ns = clock.host_now_ns(clock.MONOTONIC) + left_ns
-        self._task.write(slot_at + offset(word), timespec.pack(*divmod(left_ns, 1_000_000_000)))
+        units = left_ns if unit_ns == 1 else max(1, -(-left_ns // unit_ns))
+        self._task.write(slot_at + offset(word), timespec.pack(*divmod(units, 1_000_000_000 // unit_ns)))
         self._task.write(slot_at + offset("deadline"), deadline_ns.to_bytes(8, "little"))
 
     def set_until(self, slot_at: int, until_ns: int, left_ns: int, timespec: Struct) -> None:
@@ -254,6 +267,10 @@ class Shims:
     def read(self, address: int, size: int) -> bytes:
         """Of the program's memory. Raises Failed where nothing is mapped."""
         return self._task.read(address, size)
+
+    def slot(self, address: int) -> Slot:
+        """The words of the slot at ``address``."""
+        return unpack(self._task.read(address, SLOT_BYTES))
 
     @property
     def code(self) -> Code:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from livecr.target.compat import refuse_mixed
 from livecr.target.engine import Engine
 from livecr.target.shim import Shims
-from livecr.waits import confined, masks, written
+from livecr.target.shim_code import offset
+from livecr.waits import confined, lent, masks, written
 from livecr.waits.classify import Wait, classify_all
 from livecr.waits.deadlines import Evidence
 from livecr.waits.reenter import Reentry
@@ -45,6 +46,9 @@ class Calls:
         self._evidence = evidence
         shims = Shims(frozen.leader, compat=frozen.compat)
         self.registers: dict[int, Registers] = {task.tid: shims.own_registers(task) for task in frozen.tasks}
+        for slot_at, slot in shims.lent.values():
+            lent.take_back(frozen.pid, slot)
+            shims.write(slot_at + offset("lent"), 0)
         evidence.made_again = shims.deadlines
         evidence.stopped = bool(frozen.stop_signal)
         for task in frozen.tasks:
@@ -87,8 +91,10 @@ class Calls:
         if wait is not None:
             masks.settle(task, wait)
             written.catch_up(task, wait, self.since_frozen_ns)
+            self._reentry.refresh_minimum(task.tid, wait.minimum_ns - self.since_frozen_ns())
             self._reentry.refresh(task.tid, max(0, (wait.remaining_ns or 0) - self.since_frozen_ns()))
 
     def put_back(self) -> None:
-        """Once the process has been let go: what the freeze has made the kernel write into its memory."""
+        """Once the process has been let go: what its sockets have lent, what the kernel has written."""
+        self._reentry.take_back(self._frozen.pid)
         written.put_back(self._frozen.pid, self.waits, self._evidence.since_frozen_ns)

@@ -19,12 +19,19 @@ from livecr.waits.restart import (
     how,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = [
-    *("ABSOLUTE", "ABS_IF_FLAG", "FUTEX_OP", "GETEVENTS_ARG", "LEFT", "LEFT_TIMEVAL", "MILLISECONDS"),
-    *("NONE", "RELATIVE"),
+    *("ABSOLUTE", "ABS_IF_FLAG", "FUTEX_OP", "GETEVENTS_ARG", "LEFT", "LEFT_BY_STRUCT", "LEFT_TIMEVAL"),
+    *("MILLISECONDS", "NONE", "RELATIVE"),
     *("ENTER_ABS_TIMER", "ENTER_EXT_ARG", "ENTER_EXT_ARG_REG", "ENTER_GETEVENTS", "IO_URING_ENTER"),
     *(
         "ARG_HERE",
+        "BY_POINTER",
+        "BY_STRUCT",
+        "BY_VALUE",
         "CATALOG",
         "DONE",
         "FUTEX_COMMANDS",
@@ -55,7 +62,10 @@ FUTEX_OP = "struct timespec, relative or absolute as the futex operation has it"
 MILLISECONDS = "int, milliseconds, negative for none"
 LEFT = "struct timespec, in which the kernel writes the time that is left when it leaves"
 LEFT_TIMEVAL = "struct timeval, in which the kernel writes the time that is left when it leaves"
+LEFT_BY_STRUCT = "the same, named by a struct sel_arg_struct"
 GETEVENTS_ARG = "struct timespec named by a struct io_uring_getevents_arg, if flags has IORING_ENTER_EXT_ARG"
+
+_TVP_AT = 16  # in the five words of a struct sel_arg_struct (fs/select.c): n, inp, outp, exp, tvp
 
 # How the two words of a timeout lie in memory: seconds, and nanoseconds or microseconds.
 TIMESPEC = Struct("<qq")  # struct timespec, struct timeval of x86-64
@@ -167,6 +177,15 @@ class Call:
             return self.clock
         value = arguments[self.clock_at] & 0xFFFFFFFF
         return value - (1 << 32) if value >> 31 else value
+
+    def timeout_at(
+        self, arguments: tuple[int, ...] | list[int], read_memory: Callable[[int, int], bytes]
+    ) -> int:
+        """The address of its timeout, 0 for none. Raises Failed if that cannot be read."""
+        value = arguments[self.timeout] if self.timeout is not None else 0
+        if self.encoding == LEFT_BY_STRUCT:
+            return int.from_bytes(read_memory(value + _TVP_AT, 4), "little")
+        return value
 
     def is_absolute(self, arguments: tuple[int, ...] | list[int]) -> bool:
         """Whether its timeout is a point in time."""
@@ -313,19 +332,21 @@ DONE: dict[int, dict[int, int]] = {
 
 
 #: Calls that put another signal mask in place while they wait, by name, of either ABI: which argument has it,
-#: and whether it points to the mask or to a struct that begins with such a pointer (fs/select.c,
-#: get_sigset_argpack; fs/aio.c).
+#: and whether it is the mask, points to it, or to a struct that begins with such a pointer (kernel/signal.c;
+#: fs/select.c, get_sigset_argpack; fs/aio.c).
+BY_VALUE, BY_POINTER, BY_STRUCT = range(3)
 TEMPORARY_MASKS = {
-    # call                  argument   in a struct
-    "rt_sigsuspend":        ("set",     False),
-    "ppoll":                ("sigmask", False),
-    "ppoll_time64":         ("sigmask", False),
-    "pselect6":             ("sig",     True),
-    "pselect6_time64":      ("sig",     True),
-    "epoll_pwait":          ("sigmask", False),
-    "epoll_pwait2":         ("sigmask", False),
-    "io_pgetevents":        ("usig",    True),
-    "io_pgetevents_time64": ("usig",    True),
+    # call                  argument    how
+    "rt_sigsuspend":        ("set",      BY_POINTER),
+    "sigsuspend":           ("mask",     BY_VALUE),
+    "ppoll":                ("sigmask",  BY_POINTER),
+    "ppoll_time64":         ("sigmask",  BY_POINTER),
+    "pselect6":             ("sig",      BY_STRUCT),
+    "pselect6_time64":      ("sig",      BY_STRUCT),
+    "epoll_pwait":          ("sigmask",  BY_POINTER),
+    "epoll_pwait2":         ("sigmask",  BY_POINTER),
+    "io_pgetevents":        ("usig",     BY_STRUCT),
+    "io_pgetevents_time64": ("usig",     BY_STRUCT),
 }  # fmt: skip
 
 

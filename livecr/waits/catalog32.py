@@ -17,6 +17,7 @@ from livecr.waits.catalog import (
     FUTEX_OP,
     GETEVENTS_ARG,
     LEFT,
+    LEFT_BY_STRUCT,
     LEFT_HERE,
     LEFT_TIMEVAL,
     MILLISECONDS,
@@ -90,6 +91,7 @@ _ROWS = (
     Call(168, "poll",            _BLOCK,  MILLISECONDS, "ufds nfds *timeout"),
     _t32(309, "ppoll",           _NOHAND, LEFT,         "ufds nfds *tsp sigmask size"),
     _t64(414, "ppoll_time64",    _NOHAND, LEFT,         "ufds nfds *tsp sigmask size"),
+    _t32(82,  "select",          _NOHAND, LEFT_BY_STRUCT, "*arg"),
     _t32(142, "_newselect",      _NOHAND, LEFT_TIMEVAL, "n inp outp exp *tvp"),
     _t32(308, "pselect6",        _NOHAND, LEFT,         "n inp outp exp *tsp sig"),
     _t64(413, "pselect6_time64", _NOHAND, LEFT,         "n inp outp exp *tsp sig"),
@@ -182,7 +184,7 @@ _ROWS = (
     _t32(280, "mq_timedreceive", _SYS,    ABSOLUTE,     "mqdes msg len prio *abs_timeout", clock=REALTIME),
     _t64(418, "mq_timedsend_time64", _SYS, ABSOLUTE,    "mqdes msg len prio *abs_timeout", clock=REALTIME),
     _t64(419, "mq_timedreceive_time64", _SYS, ABSOLUTE, "mqdes msg len prio *abs_timeout", clock=REALTIME),
-    # -- asynchronous input and output: fs/aio.c, io_uring/io_uring.c
+    # -- asynchronous input and output: fs/aio.c, io_uring/io_uring.c; 32-bit programs that use it are refused
     _t32(247, "io_getevents",    _EINTR,  RELATIVE,     "ctx_id min_nr nr events *timeout"),
     _t32(385, "io_pgetevents",   _NOHAND, RELATIVE,     "ctx_id min_nr nr events *timeout usig"),
     _t64(416, "io_pgetevents_time64", _NOHAND, RELATIVE, "ctx_id min_nr nr events *timeout usig"),
@@ -212,9 +214,8 @@ I386 = Abi(
         421:          (421,           {2: LEFT_HERE}),              # rt_sigtimedwait_time64
         420:          (420,           {3: LEFT_HERE}),              # semtimedop_time64
         _SEMTIMEDOP:  (NR_IPC,        {5: LEFT_HERE}),              # ipc(semtimedop)
-        247:          (247,           {4: LEFT_HERE}),              # io_getevents
     },
-    (_SEMOP, 256, 319, 441, 177, 421, 420, _SEMTIMEDOP, 247),
+    (_SEMOP, 256, 319, 441, 177, 421, 420, _SEMTIMEDOP),
     0,  # restart_syscall
     {162: (1,), 267: (3,), 407: (3,)},
     b"\xcd\x80",  # int $0x80; that of the vDSO stands behind its sysenter or syscall

@@ -12,7 +12,7 @@ from livecr.errors import Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import clock, procfs
 from livecr.waits import abi, catalog, sockets
-from livecr.waits.deadlines import deadlines, getevents_arg, restart_kind
+from livecr.waits.deadlines import deadlines, minimum_left_ns, restart_kind
 from livecr.waits.restart import EINTR, how, interrupted_call
 from livecr.waits.transfers import Rest, rest
 
@@ -48,13 +48,15 @@ class Wait(Record):
     how much two exact sources differed, 0 normally. ``at_rmtp``: the struct timespec that was at the rmtp
     of a relative sleep before the freeze wrote to it, empty if there is none or it is not known. ``abi``:
     "x86-64" or "i386", which the number, the arguments and the structures are of. ``done``: how much the
-    call had done before it was interrupted, to be added to what the rest returns. The rest
+    call had done before it was interrupted, to be added to what the rest returns. ``minimum_ns``: what is
+    left of the least time that io_uring_enter is to wait. The rest
     is the restart block's, where it was read: ``kind`` ("nanosleep", "cpu", "alarm", "futex", "poll" or ""),
     ``rmtp`` of the sleeps, ``uaddr``, ``val``, ``flags``, ``bitset`` of futex, ``ufds``, ``nfds`` of poll.
     Every sleep on a CPU clock is of kind "cpu"; its times are CPU time. ``clock_owner``: of the CPU clock of
     a process that is not in the image, which one that is (kernel/cpu_clock.born).
     ``poll_events`` of a call on a socket with a timeout of its own (see sockets): what poll(2) waits for in
-    its place on descriptor ``poll_fd``; 0 for any other call. ``rest``: what a transfer has yet to move.
+    its place on descriptor ``poll_fd``; 0 for any other call. ``socket_timeout_us``: that timeout, if it is
+    to be lent to the call instead (see lent), else 0. ``rest``: what a transfer has yet to move.
     """
 
     call: int
@@ -73,6 +75,7 @@ class Wait(Record):
     disagreement_ns: int = 0
     at_rmtp: bytes = b""
     done: int = 0
+    minimum_ns: int = 0
     abi: str = "x86-64"
     kind: str = ""
     rmtp: int = 0
@@ -85,6 +88,7 @@ class Wait(Record):
     clock_owner: str = ""
     poll_fd: int = 0
     poll_events: int = 0
+    socket_timeout_us: int = 0
     rest: Rest | None = None
 
 
@@ -139,13 +143,13 @@ def classify(tid: int, registers: Registers, evidence: Evidence, read_memory: Re
         name = table.call_name(number)
         raise Refused(f"it waits in {name}, which livecr does not know", where=where, way_out=WAIT_FOR_IT)
     obstacle = clock_obstacle(call, arguments, evidence.pid, where)
-    obstacle = obstacle or argument_obstacle(call, arguments, read_memory, where)
+    obstacle = obstacle or argument_obstacle(call, arguments, where)
     if obstacle is not None:
         raise Refused(obstacle.object, where=obstacle.task, way_out=obstacle.way_out)
     if block is not None and not belongs(table, block, number):
         block = None
     polled = sockets.polled(evidence.pid, call, arguments, read_memory) if how(code) == "eintr" else None
-    if polled is not None and polled.unlike:
+    if polled is not None and polled.trouble:
         obstacle = sockets.obstacle(where, call, polled)
         raise Refused(obstacle.object, where=obstacle.task, way_out=obstacle.way_out)
     # An absolute sleep has a restart block of its own only if it was given one by a restore.
@@ -157,7 +161,10 @@ def classify(tid: int, registers: Registers, evidence: Evidence, read_memory: Re
         if done and polled is not None and not _has_time_left(found, evidence):
             return None  # its time is over, and it returns what there was
         left = rest(evidence.pid, call, arguments, done, polled is not None, read_memory)
-    return _wait(tid, table, call, arguments, code, done, restarted, found, block, polled, left, evidence)
+    least_ns = minimum_left_ns(tid, call, arguments, evidence, read_memory)
+    return _wait(
+        tid, table, call, arguments, code, done, least_ns, restarted, found, block, polled, left, evidence
+    )
 
 
 def _has_time_left(found: list[Deadline], evidence: Evidence) -> bool:
@@ -302,20 +309,10 @@ def clock_obstacle(call: Call, arguments: list[int], pid: int, where: str) -> Ob
     return Obstacle(where, text, "it will not return unless a signal comes" if ended else WAIT_FOR_IT)
 
 
-def argument_obstacle(
-    call: Call, arguments: list[int], read_memory: ReadMemory, where: str
-) -> Obstacle | None:
+def argument_obstacle(call: Call, arguments: list[int], where: str) -> Obstacle | None:
     """An argument of io_uring_enter that cannot be given again with the time that is left."""
-    if call.encoding != catalog.GETEVENTS_ARG:
-        return None
-    if arguments[3] & catalog.ENTER_EXT_ARG_REG:
+    if call.encoding == catalog.GETEVENTS_ARG and arguments[3] & catalog.ENTER_EXT_ARG_REG:
         return Obstacle(where, "it waits in io_uring_enter with registered arguments", WAIT_FOR_IT)
-    try:
-        min_wait = getevents_arg(arguments, read_memory)[1] >> 32
-    except Failed:
-        min_wait = 0
-    if min_wait:
-        return Obstacle(where, "it waits in io_uring_enter with a minimum time to wait", WAIT_FOR_IT)
     return None
 
 
@@ -326,6 +323,7 @@ def _wait(
     arguments: list[int],
     code: int,
     done: int,
+    minimum_ns: int,
     restarted: bool,
     found: list[Deadline],
     block: RestartBlock | None,
@@ -377,11 +375,15 @@ def _wait(
         restart_code=code,
         how=again,
         done=done,
+        minimum_ns=minimum_ns,
         restarted=restarted,
         abi=table.name,
         kind=kind,
         poll_fd=polled.fd if polled is not None else 0,
         poll_events=polled.events if polled is not None else 0,
+        socket_timeout_us=polled.timeout_ns // 1000
+        if polled is not None and polled.lent and left is None
+        else 0,
         rest=left,
         **fields,
     )

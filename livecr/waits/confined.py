@@ -11,6 +11,7 @@ from livecr.errors import Refused
 from livecr.kernel import machine
 from livecr.kernel.seccomp import ARCH_I386, ARCH_X86_64, NAMES, Filters
 from livecr.waits import abi, catalog, live, sockets
+from livecr.waits.lent import SETSOCKOPT, words
 from livecr.waits.reenter import needs_shim
 
 TYPE_CHECKING = False
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["of_frozen", "of_running"]
 
 
-_NR_POLL = (
-    271  # ppoll, which waits/reenter makes in the place of calls on sockets with a timeout of their own
-)
+#: ppoll, which waits/reenter makes in the place of calls on sockets with a timeout of their own
+_NR_POLL = 271
 
 
 def of_running(pid: int, tid: int, filters: Filters) -> list[Refused]:
@@ -44,8 +44,9 @@ def of_running(pid: int, tid: int, filters: Filters) -> list[Refused]:
         def read(address: int, size: int) -> bytes:
             return live.read_memory(pid, address, size)
 
-        if sockets.polled(pid, call, arguments, read) is not None:
-            made.append((_NR_POLL, ()))
+        polled = sockets.polled(pid, call, arguments, read)
+        if polled is not None:
+            made.append((SETSOCKOPT[table.name] if polled.lent else _NR_POLL, ()))
     name = call.name if call is not None else table.call_name(number)
     return _refusals(filters, table, made, name, f"task {tid} of process {pid}")
 
@@ -68,7 +69,10 @@ def of_frozen(wait: Wait, filters: Filters | None, where: str) -> None:
     elif needs_shim(wait):
         if wait.rest is not None:
             made.append((wait.rest.call, ()))
-        if wait.poll_events:
+        if wait.socket_timeout_us:
+            made.append((SETSOCKOPT[table.name], ()))
+            made.append((words(wait)["mover"], ()))
+        elif wait.poll_events:
             made.append((_NR_POLL, ()))
         elif call is not None and call.key in table.reentered:
             made.append((table.reentered[call.key][0], tuple(wait.arguments)))

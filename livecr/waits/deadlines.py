@@ -16,7 +16,7 @@ import os
 
 from livecr.errors import Failed
 from livecr.kernel import clock
-from livecr.kernel.bpf import CPU, Unavailable, switched_off
+from livecr.kernel.bpf import CPU, MINIMUM, Unavailable, switched_off
 from livecr.waits import catalog, sockets
 
 TYPE_CHECKING = False
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     ReadMemory = Callable[[int, int], bytes]
 
 __all__ = [
-    *("Asked", "Deadline", "Evidence", "asked", "deadlines", "getevents_arg", "moment", "restart_kind"),
+    *("Asked", "Deadline", "Evidence", "asked", "deadlines", "getevents_arg", "minimum_left_ns"),
+    *("moment", "restart_kind"),
 ]
 
 _CLOCKS = (clock.MONOTONIC, clock.REALTIME, clock.BOOTTIME, clock.TAI)
@@ -214,13 +215,13 @@ def asked(call: Call, arguments: list[int], read_memory: ReadMemory, *, interrup
     read."""
     if call.timeout is None:
         return None
-    value = arguments[call.timeout]
+    value = call.timeout_at(arguments, read_memory)
     if call.encoding == catalog.MILLISECONDS:
         milliseconds = value & 0xFFFFFFFF
         return None if milliseconds >> 31 else Asked(clock.MONOTONIC, milliseconds * 1_000_000)
     command = None
     if call.encoding == catalog.GETEVENTS_ARG:
-        value = getevents_arg(arguments, read_memory)[2]
+        value = getevents_arg(arguments, read_memory)[3]
     if call.encoding == catalog.FUTEX_OP:
         command = catalog.FUTEX_COMMANDS.get(arguments[1] & ~catalog.FUTEX_FLAGS)
         if command is None:
@@ -228,7 +229,7 @@ def asked(call: Call, arguments: list[int], read_memory: ReadMemory, *, interrup
     if value == 0:
         return None
     seconds, fraction = call.timespec.unpack(read_memory(value, call.timespec.size))
-    if call.encoding == catalog.LEFT_TIMEVAL:
+    if call.encoding in (catalog.LEFT_TIMEVAL, catalog.LEFT_BY_STRUCT):
         fraction *= 1000
     ns = seconds * _NS + fraction
     absolute = call.is_absolute(arguments)
@@ -243,19 +244,44 @@ def asked(call: Call, arguments: list[int], read_memory: ReadMemory, *, interrup
         if clock_id == clock.REALTIME and not absolute:
             clock_id = clock.MONOTONIC
         return Asked(clock.COUNTED.get(clock_id, clock_id), ns, absolute)
-    left = interrupted and call.encoding in (catalog.LEFT, catalog.LEFT_TIMEVAL)
+    left = interrupted and call.encoding in (catalog.LEFT, catalog.LEFT_TIMEVAL, catalog.LEFT_BY_STRUCT)
     return Asked(clock_id, ns, absolute, left)
 
 
-def getevents_arg(arguments: list[int], read_memory: ReadMemory) -> tuple[int, int, int]:
-    """What io_uring_enter(2) was given at argp: sigmask, its size (and min_wait_usec above it), and ts.
+def getevents_arg(arguments: list[int], read_memory: ReadMemory) -> tuple[int, int, int, int]:
+    """What io_uring_enter(2) was given at argp: sigmask, its size, min_wait_usec, and ts.
 
     Zeros where it was given none. Raises Failed if it cannot be read.
     """
     if arguments[3] & (catalog.ENTER_EXT_ARG | catalog.ENTER_EXT_ARG_REG) != catalog.ENTER_EXT_ARG:
-        return 0, 0, 0
+        return 0, 0, 0, 0
     raw = read_memory(arguments[4], 24)
-    return (*(int.from_bytes(raw[at : at + 8], "little") for at in (0, 8, 16)),)  # type: ignore[return-value]
+    fields = (raw[:8], raw[8:12], raw[12:16], raw[16:])
+    return (*(int.from_bytes(field, "little") for field in fields),)  # type: ignore[return-value]
+
+
+def minimum_left_ns(
+    tid: int, call: Call, arguments: list[int], evidence: Evidence, read_memory: ReadMemory
+) -> int:
+    """What is left of the minimum time that io_uring_enter(2) is to wait; 0 if it has none, or it is over.
+
+    All of it where that is not known. It has a timer of its own, and the timeout's comes after that
+    (io_uring/io_uring.c, io_cqring_min_timer_wakeup).
+    """
+    if call.encoding != catalog.GETEVENTS_ARG:
+        return 0
+    try:
+        minimum_ns = getevents_arg(arguments, read_memory)[2] * 1000
+    except Failed:
+        return 0
+    if not minimum_ns:
+        return 0
+    task = evidence.before.get(tid)
+    if task is None or task.sleeper is None or evidence.slept_until_frozen(tid) is False:
+        return minimum_ns
+    if task.sleeper.kind != MINIMUM:
+        return 0
+    return max(0, task.sleeper.soft_ns - evidence.now_ns[task.sleeper.clockid])
 
 
 def _asked_of_socket(
@@ -304,6 +330,8 @@ def deadlines(
         _from_restart_block(call, arguments, evidence, tid, block, timeout),
         _from_sleeper(evidence, tid, call.clock_of(arguments) if on_cpu_clock else None),
     ]
+    if _waits_for_a_minimum(evidence, tid):
+        found = [_behind_minimum(evidence, tid, call, arguments, read_memory, timeout)]
     if on_cpu_clock and restarted and timeout is not None and timeout.absolute:
         timeout = None  # a point in time on the clock as it was before a restore, see rearm
     if timeout is not None:
@@ -367,6 +395,27 @@ def _from_sleeper(evidence: Evidence, tid: int, cpu_clock_id: int | None) -> Dea
         return None  # what an earlier sleep has left on the stack
     clock_id = sleeper.clockid if cpu_clock_id is None else cpu_clock_id
     return Deadline(clock_id, sleeper.soft_ns, "sleeper", sleeper.uncertainty_ns)
+
+
+def _waits_for_a_minimum(evidence: Evidence, tid: int) -> bool:
+    task = evidence.before.get(tid)
+    return task is not None and task.sleeper is not None and task.sleeper.kind == MINIMUM
+
+
+def _behind_minimum(
+    evidence: Evidence,
+    tid: int,
+    call: Call,
+    arguments: list[int],
+    read_memory: ReadMemory,
+    timeout: Asked | None,
+) -> Deadline | None:
+    """The sleeper is of the minimum time to wait; the timeout began with it."""
+    minimum = _from_sleeper(evidence, tid, None)
+    if minimum is None or timeout is None or timeout.absolute or call.encoding != catalog.GETEVENTS_ARG:
+        return None
+    asked_ns = getevents_arg(arguments, read_memory)[2] * 1000
+    return Deadline(minimum.clock, minimum.host_ns - asked_ns + timeout.ns, "sleeper")
 
 
 def _from_scheduler(evidence: Evidence, tid: int, timeout: Asked, restarted: bool) -> Deadline | None:

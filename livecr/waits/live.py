@@ -113,15 +113,15 @@ def obstacles_before_freeze(pid: int) -> list[Obstacle]:
             timed = _has_timeout(call, task.arguments, read)
             if call.key not in (table.reentered if timed else table.reentered_untimed):
                 obstacles.append(Obstacle(where, f"it waits in {call.name}", _EINTR_WAY_OUT))
-            if (obstacle := argument_obstacle(call, task.arguments, read, where)) is not None:
+            if (obstacle := argument_obstacle(call, task.arguments, where)) is not None:
                 obstacles.append(obstacle)
         elif call.socket_option:
             found = sockets.polled(pid, call, task.arguments, read)
-            if found is not None and found.unlike:
+            if found is not None and found.trouble:
                 obstacles.append(sockets.obstacle(where, call, found))
         elif (obstacle := clock_obstacle(call, task.arguments, pid, where)) is not None:
             obstacles.append(obstacle)
-        elif call.encoding in _WRITTEN and not _writable(pid, task.arguments[call.timeout or 0]):
+        elif call.encoding in _WRITTEN and not _writable(pid, call, task.arguments, read):
             text = f"it waits in {call.name} with its timeout in read-only memory"
             obstacles.append(Obstacle(where, text, _EINTR_WAY_OUT))
     return obstacles
@@ -135,10 +135,14 @@ def _has_timeout(call: Call, arguments: list[int], read: ReadMemory) -> bool:
 
 
 #: Timeouts in which the kernel leaves what is left; where it cannot, the call ends with EINTR (fs/select.c).
-_WRITTEN = (catalog.LEFT, catalog.LEFT_TIMEVAL)
+_WRITTEN = (catalog.LEFT, catalog.LEFT_TIMEVAL, catalog.LEFT_BY_STRUCT)
 
 
-def _writable(pid: int, address: int) -> bool:
+def _writable(pid: int, call: Call, arguments: list[int], read: ReadMemory) -> bool:
+    try:
+        address = call.timeout_at(arguments, read)
+    except Failed:
+        return False
     if address == 0:
         return True  # no timeout
     return any(m.start <= address < m.end and "w" in m.perms for m in procfs.mappings(pid, with_flags=False))

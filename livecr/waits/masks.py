@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["settle"]
 
 _MASK_BYTES = 8
+_OLD_SIGSET = 0xFFFFFFFF  # of the first 32 signals
 
 
 def settle(task: Tracee, wait: Wait) -> None:
@@ -38,12 +39,14 @@ def _mask_inside(task: Tracee, wait: Wait) -> int | None:
     """The signals that are blocked inside the call; None if it puts no mask of its own in place."""
     if wait.name not in catalog.TEMPORARY_MASKS:
         return None
-    name, in_struct = catalog.TEMPORARY_MASKS[wait.name]
+    name, how = catalog.TEMPORARY_MASKS[wait.name]
     call = abi.of(wait.abi).find(wait.call, wait.arguments)
     assert call is not None
     address = wait.arguments[call.arguments.index(name)]
+    if how == catalog.BY_VALUE:
+        return address & _OLD_SIGSET
     try:
-        if address and in_struct:
+        if address and how == catalog.BY_STRUCT:
             size = 4 if wait.abi == machine.I386 else 8
             address = int.from_bytes(task.read(address, size), "little")
         return int.from_bytes(task.read(address, _MASK_BYTES), "little") if address else None

@@ -14,6 +14,7 @@ import time
 
 from livecr._native import ffi, lib
 from livecr.kernel import clock, machine
+from livecr.kernel.prompt import undelayed
 from livecr.waits import abi, catalog
 from livecr.waits.clocks import ABSOLUTE
 from livecr.waits.restart import ERESTART_RESTARTBLOCK
@@ -35,6 +36,7 @@ _MILLISECONDS_MAX = 0x7FFFFFFF
 #: Some 50 us are usual; more of them mean that livecr or the task was preempted in between.
 _PROMPT_NS = 200_000
 _TRIES = 20
+_AWAKE_NS = 150_000
 
 
 def remaining_ns(wait: Wait, now: ProgramTime) -> int:
@@ -85,7 +87,8 @@ def rearm(wait: Wait, registers: Registers, seed: Seed, task: Tracee, now: Progr
         task.stop_again()
         return registers
     for _ in range(_TRIES):
-        result, took_ns = _interrupted_call(wait, seed, task, now)
+        with undelayed():
+            result, took_ns = _interrupted_call(wait, seed, task, now)
         if took_ns < _PROMPT_NS or result != ERESTART_RESTARTBLOCK:
             break  # else armed anew, with what is left now
     if result == ERESTART_RESTARTBLOCK:
@@ -129,6 +132,13 @@ def _given(wait: Wait, now: ProgramTime) -> int:
 
 
 def _milliseconds(wait: Wait, now: ProgramTime) -> int:
-    """poll(2) takes whole milliseconds: wait out the fraction here, so that no wait comes out longer."""
-    time.sleep(remaining_ns(wait, now) % _MS / _NS)
-    return min(-(-remaining_ns(wait, now) // _MS), _MILLISECONDS_MAX)
+    """poll(2) takes whole milliseconds: wait out the fraction here, so that no wait comes out longer.
+
+    The last of it awake: what a sleep is longer than it was to be would be added to the wait.
+    """
+    left_ns = remaining_ns(wait, now)
+    whole_ns = left_ns // _MS * _MS
+    time.sleep(max(0, left_ns - whole_ns - _AWAKE_NS) / _NS)
+    while (left_ns := remaining_ns(wait, now)) > whole_ns:
+        pass
+    return min(-(-left_ns // _MS), _MILLISECONDS_MAX)

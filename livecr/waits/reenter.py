@@ -9,7 +9,7 @@ Used by the checkpoint, as soon as the tasks are frozen, and by the restore.
 from __future__ import annotations
 
 from livecr.target.shim_code import POLL, REST, offset
-from livecr.waits import abi, catalog
+from livecr.waits import abi, catalog, lent
 from livecr.waits.deadlines import getevents_arg
 from livecr.waits.restart import ERESTARTNOHAND
 
@@ -26,11 +26,13 @@ __all__ = ["Reentry", "needs_shim"]
 
 _NR_PPOLL = 271
 _FOREVER_S = 1 << 40
+_NS_PER_US = 1000
 
 
 def needs_shim(wait: Wait) -> bool:
     """Whether its arguments, or its result, have to differ from those of the program's own call."""
-    return wait.how == "eintr" and (wait.remaining_ns is not None or wait.rest is not None or wait.done > 0)
+    timed = wait.remaining_ns is not None or wait.minimum_ns > 0
+    return wait.how == "eintr" and (timed or wait.rest is not None or wait.done > 0)
 
 
 class Reentry:
@@ -39,7 +41,10 @@ class Reentry:
     def __init__(self, shims: Shims) -> None:
         self._shims = shims
         #: TID: its slot, and where in that and how what is left lies; of those that wait for a time.
-        self._slots: dict[int, tuple[int, str, Struct]] = {}
+        self._slots: dict[int, tuple[int, str, Struct, int]] = {}
+        self._lent: list[lent.Lent] = []
+        #: TID: the slot, of calls with a minimum time to wait, and the size of their signal mask.
+        self._minimums: dict[int, tuple[int, int]] = {}
 
     def make_room(self, tids: list[int], shimmed: list[tuple[int, Registers]], engine: Engine) -> None:
         """See to it that there is a slot for each of ``shimmed``, TIDs with the program's own registers.
@@ -60,7 +65,9 @@ class Reentry:
         """
         if not needs_shim(wait):
             return _interrupted(own, wait.call)
-        if wait.poll_events:
+        if wait.socket_timeout_us:
+            made_again = self._lending(tid, wait, own)
+        elif wait.poll_events:
             made_again = self._polled(tid, wait, own)
         elif wait.rest is not None:
             made_again = self._rest(tid, wait.rest, wait, own)
@@ -92,7 +99,7 @@ class Reentry:
         where, timespec = "seconds", (call if number == wait.call else table.calls[number]).timespec
         if call.encoding == catalog.GETEVENTS_ARG:
             where = "address"  # the slot begins with a struct io_uring_getevents_arg
-            words |= dict(zip(("seconds", "nanoseconds"), self._sigmask(wait), strict=True))
+            words["seconds"], words["nanoseconds"] = self._sigmask(wait)
             arguments[3] = arguments[3] & ~catalog.ENTER_ABS_TIMER | catalog.ENTER_EXT_ARG
         elif wait.remaining_ns is None:
             words["seconds"] = _FOREVER_S
@@ -102,8 +109,11 @@ class Reentry:
             arguments[i] = slot_at if i == here else value
         for i, difference in table.done.get(wait.call, {}).items():
             arguments[i] += difference * wait.done
+        if where == "address" and getevents_arg(wait.arguments, self._shims.read)[2]:
+            self._minimums[tid] = slot_at, words["nanoseconds"]
+            self.refresh_minimum(tid, wait.minimum_ns)
         if wait.remaining_ns is not None:
-            self._slots[tid] = slot_at, where, timespec
+            self._slots[tid] = slot_at, where, timespec, 1
             if where == "address":
                 self._shims.write(slot_at + offset("pollfd"), slot_at + offset(where))
         return _interrupted(self._with(own, behind, arguments), number)
@@ -123,9 +133,21 @@ class Reentry:
         if wait.rest is not None:
             words |= _words(wait.rest)
         behind, slot_at = self._shims.make(tid, own, POLL, **words)
-        self._slots[tid] = slot_at, "seconds", catalog.TIMESPEC
+        self._slots[tid] = slot_at, "seconds", catalog.TIMESPEC, 1
         arguments = [slot_at + offset("pollfd"), 1, slot_at, 0, 0, own.r9]
         return _interrupted(self._with(own, behind, arguments), _NR_PPOLL)
+
+    def _lending(self, tid: int, wait: Wait, own: Registers) -> Registers:
+        code = self._shims.code
+        behind, slot_at = self._shims.make(tid, own, code.lend, **lent.words(wait))
+        if lent.by_socketcall(wait):
+            self._shims.write(slot_at + offset("size"), lent.words(wait, slot_at)["size"])
+        self._slots[tid] = slot_at, "seconds", catalog.TIMESPEC, _NS_PER_US
+        self._lent.append(lent.Lent(tid, slot_at, code.lent_from(behind)))
+        option = lent.words(wait)["option"]
+        arguments = [wait.poll_fd, lent.SOL_SOCKET, option, slot_at, lent.TIMEVAL_BYTES, wait.arguments[5]]
+        made_again = self._with(own, behind, arguments).copy(**{code.sites[code.lend].register: slot_at})
+        return _interrupted(made_again, lent.SETSOCKOPT[wait.abi])
 
     def _rest(self, tid: int, rest: Rest, wait: Wait, own: Registers) -> Registers:
         words = {"number": wait.call, "pollfd": rest.fd & 0xFFFFFFFF}
@@ -139,8 +161,19 @@ class Reentry:
     def refresh(self, tid: int, left_ns: int) -> None:
         """Just before a task is let go: what is left now."""
         if tid in self._slots:
-            slot_at, where, timespec = self._slots[tid]
-            self._shims.set_left(slot_at, where, left_ns, timespec)
+            slot_at, where, timespec, unit_ns = self._slots[tid]
+            self._shims.set_left(slot_at, where, left_ns, timespec, unit_ns)
+
+    def refresh_minimum(self, tid: int, left_ns: int) -> None:
+        """The same of what is left of a minimum time to wait. If that is over the kernel has to find so."""
+        if tid in self._minimums:
+            slot_at, mask_bytes = self._minimums[tid]
+            left_us = max(1, -(-left_ns // _NS_PER_US))
+            self._shims.write(slot_at + offset("nanoseconds"), mask_bytes | left_us << 32)
+
+    def take_back(self, pid: int) -> None:
+        """Once the process has been let go: the timeouts that its sockets have lent."""
+        lent.take_back_asleep(self._shims, pid, self._lent)
 
     def enter(
         self, tasks: list[Tracee], waits: dict[int, Wait], own: dict[int, Registers], engine: Engine

@@ -2,8 +2,9 @@
 
 With one set, a freeze ends the call with EINTR instead of a restart code (net/core, sock_intr_errno), and
 there is no argument that could tell it how much time is left. So poll(2) waits in its place, for as long as
-that is, and the program's own call is made when there is something to do. That is right only where being
-ready means just what the call waits for; where not, it is refused by name. Used by live, classify, deadlines.
+that is, to the ns, and the program's own call is made when there is something to do. Where being ready does
+not mean just what the call waits for, and in 32-bit programs, the socket's timeout is lent to it (see lent):
+that counts in the kernel's ticks, as the program's own call does. Used by live, classify, deadlines.
 """
 
 from __future__ import annotations
@@ -39,21 +40,27 @@ _EVENTS = {catalog.SO_RCVTIMEO: _POLLIN, catalog.SO_SNDTIMEO: _POLLOUT}
 _MMSGHDR_BYTES = 64
 _NAME_BYTES = 12
 _VLEN_MAX = 1024  # UIO_MAXIOV
+#: A 32-bit call has no other registers, and one is needed for the slot of a shim.
+_REGISTERS = 6
+#: Calls that can be made with their arguments in memory (lent.by_socketcall), or need no sixth.
+_IN_MEMORY = ("sendto", "recvfrom")
 
 
 class Polled:
     """What a call waits for: ``events`` (of poll) on descriptor ``fd``, for ``timeout_ns`` altogether.
 
-    ``unlike``: why being ready is not what it waits for, in words; "" if it is.
+    ``lent``: it waits for something else than being ready, so a timeout is lent to it. ``trouble``: why that
+    cannot be, in words, or "".
     """
 
-    __slots__ = ("events", "fd", "timeout_ns", "unlike")
+    __slots__ = ("events", "fd", "lent", "timeout_ns", "trouble")
 
-    def __init__(self, fd: int, events: int, timeout_ns: int, unlike: str) -> None:
+    def __init__(self, fd: int, events: int, timeout_ns: int, lent: bool, trouble: str) -> None:
         self.fd = fd
         self.events = events
         self.timeout_ns = timeout_ns
-        self.unlike = unlike
+        self.lent = lent
+        self.trouble = trouble
 
 
 def polled(pid: int, call: Call, arguments: list[int], read_memory: ReadMemory) -> Polled | None:
@@ -69,8 +76,8 @@ def polled(pid: int, call: Call, arguments: list[int], read_memory: ReadMemory) 
             with Duplicate(pid, fd) as ours:
                 timeout_ns = _timeout_ns(ours, option)
                 if timeout_ns:
-                    unlike = _unlike(pid, ours, call, arguments, option, read_memory)
-                    return Polled(fd, _EVENTS[option], timeout_ns, unlike)
+                    lent = _is_lent(pid, ours, call, arguments, option, read_memory)
+                    return Polled(fd, _EVENTS[option], timeout_ns, lent, _trouble(ours, call))
         except (OSError, Failed):
             continue
     return None
@@ -86,7 +93,7 @@ def _descriptor(call: Call, arguments: list[int], index: int, read_memory: ReadM
 def obstacle(where: str, call: Call, found: Polled) -> Obstacle:
     """That it cannot be made again."""
     name = "SO_RCVTIMEO" if found.events == _POLLIN else "SO_SNDTIMEO"
-    text = f"it waits in {call.name} on fd {found.fd}, a socket with {name} set, {found.unlike}"
+    text = f"it waits in {call.name} on fd {found.fd}, a socket with {name} set, {found.trouble}"
     return Obstacle(where, text, "a freeze would end this call with EINTR: try again while no task is in it")
 
 
@@ -105,29 +112,36 @@ def _timeout_ns(fd: int, option: int) -> int:
     return int.from_bytes(timeval[:8], "little") * _NS + int.from_bytes(timeval[8:], "little") * 1000
 
 
-def _unlike(pid: int, fd: int, call: Call, arguments: list[int], option: int, read_memory: ReadMemory) -> str:
+def _trouble(fd: int, call: Call) -> str:
+    if is_native(call):
+        return ""
+    if len(call.arguments) == _REGISTERS and call.name not in _IN_MEMORY:
+        return "in a 32-bit program, with a register for each of its six arguments"
+    if call.name in ("connect", "socketcall(connect)") and sockopt.integer(fd, _SO_DOMAIN) != _AF_UNIX:
+        return "in a 32-bit program"  # made again, it would say EALREADY when its time is over (af_inet.c)
+    return ""
+
+
+def _is_lent(
+    pid: int, fd: int, call: Call, arguments: list[int], option: int, read_memory: ReadMemory
+) -> bool:
     if not is_native(call):
-        return "in a 32-bit program"
+        return True
     domain, kind = sockopt.integer(fd, _SO_DOMAIN), sockopt.integer(fd, _SO_TYPE)
     flags = flags_of(call, arguments)
     receives = option == catalog.SO_RCVTIMEO and not call.name.startswith("accept")
     if domain not in (_AF_UNIX, _AF_INET, _AF_INET6):
-        return f"of address family {domain}"
+        return True
     if domain == _AF_UNIX and call.name == "connect":
-        return "of AF_UNIX, and poll does not tell when the listener has room"  # unix_wait_for_peer
+        return True  # poll does not tell when the listener has room (unix_wait_for_peer)
     if domain == _AF_UNIX and kind == _SOCK_DGRAM and option == catalog.SO_SNDTIMEO:
-        if _names_receiver(call, arguments, read_memory):
-            return "not connected, and poll does not tell when the receiver has room"  # unix_dgram_poll
-        return ""
+        return _names_receiver(call, arguments, read_memory)  # nor when the receiver has (unix_dgram_poll)
     if receives and flags & _MSG_PEEK and sockopt.integer(fd, _SO_PEEK_OFF) >= 0:
-        return "and SO_PEEK_OFF too"
+        return True
     if receives and kind == _SOCK_STREAM:
-        least = "MSG_WAITALL" if flags & MSG_WAITALL else "SO_RCVLOWAT too"
-        if (flags & MSG_WAITALL or sockopt.integer(fd, _SO_RCVLOWAT) > 1) and not rest(
-            pid, call, arguments, 0, True, read_memory
-        ):
-            return f"and {least}, not to be divided"
-    return ""
+        waits_for_more = flags & MSG_WAITALL or sockopt.integer(fd, _SO_RCVLOWAT) > 1
+        return bool(waits_for_more) and not rest(pid, call, arguments, 0, True, read_memory)
+    return False
 
 
 def _names_receiver(call: Call, arguments: list[int], read_memory: ReadMemory) -> bool:

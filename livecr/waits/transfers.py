@@ -34,13 +34,13 @@ _MSG_DONTWAIT, MSG_WAITALL = 0x40, 0x100
 #: Flags under which a transfer may be divided: MSG_WAITALL, MSG_NOSIGNAL, MSG_MORE, MSG_CMSG_CLOEXEC.
 _DIVISIBLE = MSG_WAITALL | 0x4000 | 0x8000 | 0x40000000
 _IOVEC_BYTES, _IOV_MAX = 16, 1024
-_MSGHDR_BYTES = 32  # as far as msg_iovlen: msg_name, msg_namelen, msg_iov, msg_iovlen
+_MSGHDR_BYTES = 40  # as far as msg_control: msg_name, msg_namelen, msg_iov, msg_iovlen, msg_control
 
 _NR_WRITE, _NR_SENDTO, _NR_RECVFROM = 1, 44, 45
-#: What moves the rest on a socket. recvmsg also tells of addresses and flags, which no other call would.
+#: What moves the rest on a socket.
 _MOVED_BY = {
     **dict.fromkeys(("write", "writev", "sendto", "sendmsg"), _NR_SENDTO),
-    **dict.fromkeys(("read", "recvfrom"), _NR_RECVFROM),
+    **dict.fromkeys(("read", "readv", "recvfrom", "recvmsg"), _NR_RECVFROM),
 }
 #: Which of them can be made on a pipe.
 _ON_A_PIPE = ("write", "writev")
@@ -138,18 +138,20 @@ def _is_over(fd: int) -> bool:
 def _extent(
     call: Call, arguments: list[int], moved_bytes: int, read_memory: ReadMemory
 ) -> tuple[int, int] | None:
-    """Address and size of what is moved; None if there is also an address, or the rest is in pieces.
+    """Address and size of what is moved; None if there is also an address, if the rest is in pieces, or if no
+    other call would tell the program all that its own does.
 
     Of a vector whose rest is in its last piece, as if all of it were in front of that.
     """
     if call.name in ("sendto", "recvfrom") and arguments[4]:
         return None
-    if call.name not in ("writev", "sendmsg"):
+    if call.name not in ("readv", "writev", "sendmsg", "recvmsg"):
         return arguments[1], arguments[2]
     at, count = arguments[1], arguments[2]
-    if call.name == "sendmsg":
-        name, name_bytes, at, count = _words(read_memory(arguments[1], _MSGHDR_BYTES))
-        if name and name_bytes & 0xFFFFFFFF:
+    if call.name in ("sendmsg", "recvmsg"):
+        name, name_bytes, at, count, control = _words(read_memory(arguments[1], _MSGHDR_BYTES))
+        # recvmsg has told all but control messages when it moved something.
+        if (control or not moved_bytes) if call.name == "recvmsg" else (name and name_bytes & 0xFFFFFFFF):
             return None
     if not 0 < count <= _IOV_MAX:
         return None

@@ -31,7 +31,7 @@ __all__ = ["catch_up", "put_back", "remember", "rmtp"]
 #: Of struct timespec; the smaller is that of the first 32-bit calls, and may end where its memory does.
 _TIMESPEC_BYTES = (16, 8)
 #: Of the second word of the timeouts that the kernel writes to, in ns: struct timespec, struct timeval.
-_UNIT_NS = {catalog.LEFT: 1, catalog.LEFT_TIMEVAL: 1000}
+_UNIT_NS = {catalog.LEFT: 1, catalog.LEFT_TIMEVAL: 1000, catalog.LEFT_BY_STRUCT: 1000}
 _NS = 1_000_000_000
 #: A task that was let go is in its call again within microseconds, on a busy machine within milliseconds.
 _TRIES = 50
@@ -165,6 +165,6 @@ def catch_up(task: Tracee, wait: Wait, elapsed_ns: Callable[[], int]) -> None:
     if call is None or call.timeout is None or unit_ns is None:
         return
     # Rounded up: a wait may end late by less than its unit, never early.
-    address, pack = wait.arguments[call.timeout], call.timespec.pack
+    address, pack = call.timeout_at(wait.arguments, task.read), call.timespec.pack
     units = -(-max(0, wait.remaining_ns - elapsed_ns()) // unit_ns)
     task.write(address, pack(*divmod(units, _NS // unit_ns)))

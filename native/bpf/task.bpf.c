@@ -241,7 +241,7 @@ struct bpf_iter__task {
 
 /* -- what is reported; livecr/kernel/bpf.py unpacks the same layout --------------------------------------- */
 
-enum { SLEEPER_NONE, SLEEPER_HRTIMER, SLEEPER_JIFFIES, SLEEPER_CPU };
+enum { SLEEPER_NONE, SLEEPER_HRTIMER, SLEEPER_JIFFIES, SLEEPER_CPU, SLEEPER_MINIMUM };
 
 struct task_report {
     u32 tid;
@@ -325,6 +325,8 @@ static __always_inline bool is_function(void *function, const char name[16])
 
 static const char hrtimer_wakeup[16] __attribute__((aligned(8))) = "hrtimer_wakeup";
 static const char process_timeout[16] __attribute__((aligned(8))) = "process_timeout";
+/* Cut off: io_cqring_min_timer_wakeup, of a minimum time to wait that is not over. */
+static const char io_cqring_min_timer[16] __attribute__((aligned(8))) = {"io_cqring_min_ti"};
 static const char io_wake_function[16] __attribute__((aligned(8))) = "io_wake_function";
 
 static __always_inline bool hrtimer_is_queued(struct hrtimer *timer)
@@ -387,6 +389,8 @@ static long look_at_word(u32 index, struct scan *scan)
     if (bpf_core_field_exists(waiting->t) && hrtimer_is_queued(&waiting->t) &&
         is_function(BPF_CORE_READ(waiting, wq.func), io_wake_function)) {
         take(&waiting->t, report);
+        if (is_function(BPF_CORE_READ(waiting, t.function), io_cqring_min_timer))
+            report->sleeper = SLEEPER_MINIMUM;
         return 1;
     }
     if (!bpf_core_type_exists(struct process_timer))

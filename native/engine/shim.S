@@ -15,14 +15,16 @@
         .text
         .globl shim
 shim:
-        .ascii "livecr>\2"
+        .ascii "livecr>\4"
         /* Of each shim: where it is entered; where it is back from the call; where rax is the result and rcx the address
-           to go to; where all but rcx is the program's own. Then what is in between in `poll` and `rest`. */
+           to go to; where all but rcx is the program's own. Then what is in between in some. */
         .short  in_rdx - shim, in_rdx_back - shim, in_rdx_leave - shim, in_rdx_left - shim
         .short  in_r10 - shim, in_r10_back - shim, in_r10_leave - shim, in_r10_left - shim
         .short  in_r8 - shim, in_r8_back - shim, in_r8_leave - shim, in_r8_left - shim
         .short  poll - shim, poll_back - shim, poll_leave - shim, poll_left - shim
         .short  rest - shim, rest_back - shim, rest_leave - shim, rest_left - shim
+        .short  lend - shim, lend_set - shim, lend_leave - shim, lend_left - shim
+        .short  lend_ready - shim, lend_back - shim, lend_kept - shim, lend_over - shim
         .short  in_rdx_added - shim, in_r10_added - shim, in_r8_added - shim
         .short  poll_own - shim, poll_expired - shim, poll_failed - shim, poll_to_rest - shim
         .short  rest_counted - shim, rest_failed - shim
@@ -44,6 +46,11 @@ shim:
         size = 152
         flags = 160
         enough = 168
+        own_rbx = 176                   /* of lend, which has its slot there, since a call may need all other registers */
+        lent = 184                      /* whether the socket's timeout is still to be put back */
+        option = 192
+        original = 200                  /* a struct timeval, SO_RCVTIMEO_NEW or SO_SNDTIMEO_NEW as it was */
+        result = 216
 
         /* All from slot \reg. The exchange marks the slot as free, in the same instant in which it is needed no longer. */
         .macro  leave reg
@@ -148,4 +155,38 @@ rest_over:
 rest_leave:
         leave   r9
 rest_left:
+        jmp     *%rcx
+
+/* setsockopt(2) of a socket's timeout to what is left, the program's own call, and the timeout as it was. */
+lend:   syscall
+lend_set:
+        testq   %rax, %rax
+        js      lend_over
+lend_ready:
+        movq    address(%rbx), %rdi     /* the call's own, but for where a 32-bit one goes another way */
+        movq    size(%rbx), %rsi
+        movq    own_rdx(%rbx), %rdx
+        movq    own_r10(%rbx), %r10
+        movq    own_r8(%rbx), %r8
+        movq    own_r9(%rbx), %r9
+        movq    mover(%rbx), %rax
+        syscall
+lend_back:
+        cmpq    $0, lent(%rbx)
+        je      lend_over
+        movq    %rax, result(%rbx)
+lend_kept:
+        movl    pollfd(%rbx), %edi
+        movl    $1, %esi                /* SOL_SOCKET */
+        movl    option(%rbx), %edx
+        leaq    original(%rbx), %r10
+        movl    $16, %r8d
+        movl    $54, %eax
+        syscall
+        movq    result(%rbx), %rax
+lend_over:
+        movq    back(%rbx), %rcx
+lend_leave:
+        leave   rbx
+lend_left:
         jmp     *%rcx

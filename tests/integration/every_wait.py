@@ -45,6 +45,8 @@ class Kind:
 
 ROWS = (
     # name              call               code
+    Kind("wait4",           "wait4",           _SYS),
+    Kind("waitid",          "waitid",          _SYS),
     Kind("nanosleep",       "nanosleep",       _BLOCK),
     Kind("nanosleep-same",  "nanosleep",       _BLOCK),
     Kind("sleep-null",      "clock_nanosleep", _BLOCK),
@@ -115,6 +117,12 @@ ROWS = (
     Kind("msgsnd",          "msgsnd",          _NOHAND),
     Kind("semop",           "semop",           _EINTR),
     Kind("semtimedop",      "semtimedop",      _EINTR),
+    Kind("mq-receive",      "mq_timedreceive", _SYS),
+    Kind("mq-receive-till", "mq_timedreceive", _SYS),
+    Kind("mq-send",         "mq_timedsend",    _SYS),
+    Kind("getevents",       "io_getevents",    _EINTR),
+    Kind("pgetevents",      "io_pgetevents",   _NOHAND),
+    Kind("uring",           "io_uring_enter",  _EINTR),
     Kind("accept",          "accept",          _SYS),
     Kind("accept4",         "accept4",         _SYS),
     Kind("recvfrom",        "recvfrom",        _SYS),
@@ -123,6 +131,11 @@ ROWS = (
     Kind("sendto",          "sendto",          _SYS),
     Kind("sendmsg",         "sendmsg",         _SYS),
     Kind("sendmmsg",        "sendmmsg",        _SYS),
+    Kind("recvfrom-timed",  "recvfrom",        _EINTR),
+    Kind("recvmsg-timed",   "recvmsg",         _EINTR),
+    Kind("accept-timed",    "accept",          _EINTR),
+    Kind("sendto-timed",    "sendto",          _EINTR),
+    Kind("sendto-named",    "sendto",          _EINTR),
 )  # fmt: skip
 
 #: Those that this kernel has; a call that it does not know answers ENOSYS to nonsense too.
@@ -138,20 +151,15 @@ POSIX_LOCK = "posix-lock"
 
 #: Calls of the catalog that are in no row: where they are tested, or why nothing can be blocked in them that
 #: can also be checkpointed.
-_CHILDREN = "with the process trees of test_trees"
 _BIRTH = "does not wait, but for the child of a vfork, which is over at once"
 _NEVER = "not interruptible, or never blocked, on all that can be restored"
-_AGAIN = "with others of its kind: test_wait_again"
 ELSEWHERE = {
-    "connect": "a server whose queue is full is refused",
-    **dict.fromkeys(("wait4", "waitid"), _CHILDREN),
+    "connect": "to another program's server: test_wait_sockets",
     **dict.fromkeys(("clone", "fork", "vfork", "clone3"), _BIRTH),
     **dict.fromkeys(("pread64", "pwrite64", "preadv", "pwritev", "copy_file_range", "getrandom"), _NEVER),
     **dict.fromkeys(("msync", "fsync", "fdatasync", "sync", "sync_file_range", "syncfs"), _NEVER),
     **dict.fromkeys(("truncate", "ftruncate", "fallocate"), _NEVER),
     "ioctl": "what it waits for (a terminal's line, mostly) is not restored",
-    **dict.fromkeys(("mq_timedsend", "mq_timedreceive"), "with message queues: test_wait_mqueue"),
-    **dict.fromkeys(("io_getevents", "io_pgetevents", "io_uring_enter"), _AGAIN),
 }
 
 

@@ -26,6 +26,7 @@ from tests.integration.waiting import (
     in_time,
     meet_all,
     meet_and_compare,
+    milliseconds,
 )
 
 NUMBERS = {row.name: row.number for row in I386.calls.values()}
@@ -68,6 +69,8 @@ GROUPS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
             "poll-woken": "poll",
             "ppoll": "ppoll",
             "select": "_newselect",
+            "old-select": "select",
+            "old-select-forever": "select",
             "pselect": "pselect6",
         },
     ),
@@ -92,6 +95,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
             "lock-pi": "futex",
             "pause": "pause",
             "sigsuspend": "rt_sigsuspend",
+            "old-sigsuspend": "sigsuspend",
         },
     ),
 }
@@ -119,7 +123,6 @@ AGAIN = {
     "semtimedop": "ipc(semtimedop)",
 }
 SAME = ("result", "registers_kept", "timeout_kept", "handled")
-AGAIN_MS = 8000
 EINTR = 4
 
 
@@ -136,8 +139,9 @@ def test_a_call_that_a_freeze_ends_goes_on_with_the_time_left(
     """Undisturbed, left running and restored: the same answer, registers and length."""
 
     def run(kinds: list[str]) -> dict[tuple[str, str], int]:
+        wait_ms = milliseconds(len(kinds))
         twins = {
-            (kind, fate): target([*PRIORITY, program("wait_again", *M32), kind, AGAIN_MS])
+            (kind, fate): target([*PRIORITY, program("wait_again", *M32), kind, wait_ms])
             for kind in kinds
             for fate in FATES
         }
@@ -149,7 +153,7 @@ def test_a_call_that_a_freeze_ends_goes_on_with_the_time_left(
             undisturbed = told[kind, UNDISTURBED]
             assert undisturbed["registers_kept"] and undisturbed["handled"] == 0
             assert [one[name] for name in SAME] == [undisturbed[name] for name in SAME], (kind, fate)
-        return {which: one["took_ns"] - AGAIN_MS * 1_000_000 for which, one in told.items()}
+        return {which: one["took_ns"] - wait_ms * 1_000_000 for which, one in told.items()}
 
     in_time(AGAIN, run)
 
@@ -216,3 +220,28 @@ def test_a_signal_after_the_checkpoint(
         return off_ns
 
     in_time(SIGNALLED, run)
+
+
+AT_SYSINFO = 32
+INT_80 = b"\xcd\x80"
+#: What the kernel patches into the vDSO's __kernel_vsyscall: the one on Intel's CPUs, the other on AMD's, or
+#: nothing, and then the `int $0x80` behind it is what enters (arch/x86/entry/vdso/vdso32/system_call.S).
+FAST = {"sysenter": b"\x0f\x34", "syscall": b"\x0f\x05"}
+VSYSCALL_BYTES = 32
+
+
+def test_every_way_into_the_kernel_comes_back_behind_the_same_instruction(
+    program: Callable[..., Path], target: Callable[..., Any]
+) -> None:
+    """So a call is made again in one way, whichever instruction of both this CPU has made it by."""
+    one = target([program("wait_call", *M32), "nanosleep", 60_000])
+    one.until_blocked(NUMBERS["nanosleep"])
+    auxv = memoryview(Path(f"/proc/{one.pid}/auxv").read_bytes()).cast("I")
+    entry = dict(zip(auxv[::2], auxv[1::2], strict=True))[AT_SYSINFO]
+    with Path(f"/proc/{one.pid}/mem").open("rb") as memory:
+        memory.seek(entry)
+        code = memory.read(VSYSCALL_BYTES)
+    landing = code.index(INT_80) + len(INT_80)
+    print("entered by", next((name for name, way in FAST.items() if way in code[:landing]), "int $0x80"))
+    blocked_at = int(Path(f"/proc/{one.pid}/syscall").read_text().split()[-1], 16)
+    assert blocked_at == entry + landing

@@ -6,6 +6,7 @@ looked at as it runs, or frozen and let go again, and the kernel goes on with it
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from livecr import cli
 from livecr.kernel import clock
-from livecr.kernel.bpf import TaskIterator, Unavailable
+from livecr.kernel.bpf import TaskIterator, TaskState, Unavailable
+from livecr.restore import read as read_image
 from livecr.target.freeze import freeze, thaw
 from livecr.waits import restart
 from livecr.waits.catalog import CATALOG
@@ -285,6 +288,33 @@ def test_each_source_agrees_with_the_program_within_what_it_claims(
         assert wait.source == expected
 
     again(attempt)
+
+
+def test_sources_that_disagree_are_compared_and_told(
+    binary: Path, monkeypatch: pytest.MonkeyPatch, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sleeper before the freeze is made to say five seconds more than the restart block after it."""
+    read = TaskIterator.read
+
+    def with_a_wrong_sleeper(self: TaskIterator, pid: int) -> dict[int, TaskState]:
+        tasks = read(self, pid)
+        for task in tasks.values():
+            if task.sleeper is not None:
+                task.sleeper.soft_ns += 5_000_000_000
+        return tasks
+
+    monkeypatch.setattr(TaskIterator, "read", with_a_wrong_sleeper)
+    with waiting(binary, "nanosleep", "nanosleep") as waiter:
+        assert cli.main(["checkpoint", str(waiter.pid), "-o", str(image), "--leave-running"]) == 0
+    said = capsys.readouterr().out
+    (told,) = re.findall(r"the sources for nanosleep disagree by (\d+\.\d+) ms", said)
+    assert 4990 <= float(told) <= 5000  # what either may be off is taken off
+    (wait,) = [one.wait for one in read_image(str(image)).waits if one.wait.name == "nanosleep"]
+    assert (wait.source, wait.disagreement_ns) == ("restart-block", round(float(told) * NS_PER_MS))
+    assert wait.deadline_ns is not None
+    waiter.agrees(wait.deadline_ns, 0)  # the better source counts
+    assert cli.main(["show", str(image), "--json"]) == 0
+    assert f'"disagreement_ns": {wait.disagreement_ns}' in capsys.readouterr().out
 
 
 def test_a_point_in_time_needs_no_source_but_the_argument(

@@ -42,6 +42,8 @@ COMPLETIONS = {
     "io_uring_enter-some": 426,
     "io_uring_enter-until": 426,
 }
+#: And with a least time to wait (min_wait_usec).
+LEAST = {"io_uring_enter-least": 426, "io_uring_enter-both": 426, "io_uring_enter-alone": 426}
 SAME = ("result", "registers_kept", "timeout_kept", "handled")
 EINTR, EAGAIN, ETIME = -4, -11, -62
 #: What the calls return when their time is over, and when a signal ends them.
@@ -52,8 +54,11 @@ AT_LAST = {
     "io_uring_enter": ETIME,
     "io_uring_enter-some": 1,
     "io_uring_enter-until": ETIME,
+    "io_uring_enter-least": 1,
+    "io_uring_enter-both": ETIME,
+    "io_uring_enter-alone": ETIME,
 }
-BY_SIGNAL = {"io_getevents-some": 1, "io_uring_enter-some": 1}
+BY_SIGNAL = {"io_getevents-some": 1, "io_uring_enter-some": 1, "io_uring_enter-least": 1}
 
 
 def answer(one: Any) -> Any:
@@ -63,7 +68,7 @@ def answer(one: Any) -> Any:
     return json.loads(one.output().splitlines()[1])
 
 
-@pytest.mark.parametrize("group", [KINDS, COMPLETIONS], ids=["events", "completions"])
+@pytest.mark.parametrize("group", [KINDS, COMPLETIONS, LEAST], ids=["events", "completions", "least"])
 def test_it_goes_on_with_the_time_left(
     group: dict[str, int],
     program: Callable[[str], Path],
@@ -99,6 +104,7 @@ def test_it_goes_on_with_the_time_left(
 
 SIGNALLED = [(kind, ms, fate) for kind in KINDS for ms in (60_000, -1) for fate in (LEFT_RUNNING, RESTORED)]
 SIGNALLED += [(kind, 60_000, LEFT_RUNNING) for kind in COMPLETIONS]
+SIGNALLED += [(kind, 60_000, RESTORED) for kind in LEAST]
 SIGNALLED += [(kind, -1, RESTORED) for kind in COMPLETIONS if kind != "io_uring_enter-until"]
 
 
@@ -114,7 +120,7 @@ def test_a_signal_of_its_own_ends_it(
 ) -> None:
     """EINTR after its handler ran, once, and all registers as they were; two checkpoints in one wait."""
     one = target([program("wait_again"), kind, timeout_ms])
-    one.until_blocked((KINDS | COMPLETIONS)[kind])
+    one.until_blocked((KINDS | COMPLETIONS | LEAST)[kind])
     livecr("checkpoint", one.pid, "-o", tmp_path / "before.livecr", "--leave-running")
     one.until_blocked()
     meet_all([(fate, one, tmp_path / "image.livecr")], livecr)

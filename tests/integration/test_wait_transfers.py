@@ -56,6 +56,9 @@ TRANSFERS = [
     ("recv", "unix", 800),
     ("recv", "unix", 800, 20_000),
     ("read", "unix", 800, 20_000),
+    ("recvmsg", "unix", 800),
+    ("recvmsg", "unix", 800, 20_000),
+    ("readv", "unix", 800, 20_000),
 ]
 
 

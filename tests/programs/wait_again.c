@@ -2,7 +2,8 @@
    "stay" the handler of SIGUSR1 does not return before SIGHUP has come.
    Prints "waiting", then JSON: what the call returned, errno, how long it took by CLOCK_MONOTONIC, whether the registers
    of its arguments were as before, and how often a handler ran.
-   The kinds "-some" wait for two completions where there is one already: the call tells that when it ends. */
+   The kinds "-some" wait for two completions where there is one already: the call tells that when it ends. "-least" is
+   the same, but with MILLISECONDS as the least time to wait; "-both" has a half of them as that, "-alone" no timeout. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +21,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "raw_call.h"
+
 static volatile int handled, stay;
 static void on_signal(int number)
 {
@@ -35,51 +38,8 @@ static void on_hangup(int number)
     stay = 0;
 }
 
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000ll + t.tv_nsec;
-}
-
 #ifdef __i386__
-/* The call, by an int $0x80 of the program's own, and whether ebx, ecx, edx, esi, edi, ebp came back as they were. */
-long call32(long number, const uint64_t in[6], uint32_t out[6]);
-__asm__("call32:\n"
-        "push %ebx\n push %esi\n push %edi\n push %ebp\n"
-        "mov 20(%esp), %eax\n mov 24(%esp), %ebp\n"
-        "mov 0(%ebp), %ebx\n mov 8(%ebp), %ecx\n mov 16(%ebp), %edx\n mov 24(%ebp), %esi\n mov 32(%ebp), %edi\n"
-        "mov 40(%ebp), %ebp\n"
-        "int $0x80\n"
-        "push %ebp\n mov 32(%esp), %ebp\n"
-        "mov %ebx, 0(%ebp)\n mov %ecx, 4(%ebp)\n mov %edx, 8(%ebp)\n mov %esi, 12(%ebp)\n mov %edi, 16(%ebp)\n"
-        "pop %ecx\n mov %ecx, 20(%ebp)\n"
-        "pop %ebp\n pop %edi\n pop %esi\n pop %ebx\n ret\n");
-
-static long call(long number, const uint64_t in[6], int *kept)
-{
-    uint32_t out[6];
-    long result = call32(number, in, out);
-    *kept = 1;
-    for (int i = 0; i < 6; i++)
-        *kept &= out[i] == (uint32_t)in[i];
-    return result;
-}
 #define SYS_semtimedop SYS_ipc
-#else
-/* The call, and whether rdi, rsi, rdx, r10, r8, r9 came back as they were. */
-static long call(long number, const uint64_t in[6], int *kept)
-{
-    register uint64_t rdi __asm__("rdi") = in[0], rsi __asm__("rsi") = in[1], rdx __asm__("rdx") = in[2];
-    register uint64_t r10 __asm__("r10") = in[3], r8 __asm__("r8") = in[4], r9 __asm__("r9") = in[5];
-    long result = number;
-    __asm__ volatile("syscall"
-                     : "+a"(result), "+r"(rdi), "+r"(rsi), "+r"(rdx), "+r"(r10), "+r"(r8), "+r"(r9)
-                     :
-                     : "rcx", "r11", "memory");
-    *kept = rdi == in[0] && rsi == in[1] && rdx == in[2] && r10 == in[3] && r8 == in[4] && r9 == in[5];
-    return result;
-}
 #endif
 
 /* An AIO context, with a completion in it if `some`. */
@@ -115,7 +75,7 @@ struct aio_sigset {
 };
 struct getevents_arg {
     uint64_t sigmask;
-    uint32_t sigmask_size, pad;
+    uint32_t sigmask_size, min_wait_usec;
     uint64_t ts;
 };
 
@@ -127,6 +87,8 @@ int main(int argc, char **argv)
     long ms = atol(argv[2]);
     struct timespec left = {ms / 1000, ms % 1000 * 1000000}, before = left;
     uint64_t timeout = ms < 0 ? 0 : (uintptr_t)&left;
+    int64_t wide[2] = {left.tv_sec, left.tv_nsec}; /* struct __kernel_timespec, all that some calls take */
+    uint64_t wide_timeout = ms < 0 ? 0 : (uintptr_t)wide;
     struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGUSR1, &action, NULL);
     action.sa_handler = on_hangup;
@@ -165,14 +127,22 @@ int main(int argc, char **argv)
     } else if (!strncmp(argv[1], "io_uring_enter", 14)) {
         static struct getevents_arg arg;
         int some = argv[1][strlen(argv[1]) - 1] == 'e';
-        arg = (struct getevents_arg){(uintptr_t)&mask, 8, 0, timeout};
+        const char *least = argv[1] + 14;
+        if (!strcmp(least, "-least")) {
+            some = 1, wide[0] = 600;
+            arg.min_wait_usec = (uint32_t)ms * 1000;
+        } else if (!strcmp(least, "-both"))
+            some = 0, arg.min_wait_usec = (uint32_t)ms * 500;
+        else if (!strcmp(least, "-alone"))
+            some = 0, arg.min_wait_usec = (uint32_t)ms * 1000, wide_timeout = 0;
+        arg.sigmask = (uintptr_t)&mask, arg.sigmask_size = 8, arg.ts = wide_timeout;
         number = 426;
         in[0] = make_ring(some), in[1] = some, in[2] = 1 + some, in[4] = (uintptr_t)&arg, in[5] = sizeof arg;
         in[3] = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
         if (!strcmp(argv[1], "io_uring_enter-until")) { /* IORING_ENTER_ABS_TIMER */
             began = now_ns();
             int64_t until = began + ms * 1000000ll;
-            left = before = (struct timespec){until / 1000000000, until % 1000000000};
+            wide[0] = until / 1000000000, wide[1] = until % 1000000000;
             in[3] |= 1 << 5;
         }
     } else {
@@ -186,14 +156,10 @@ int main(int argc, char **argv)
             in[3] = (uint32_t)ms, in[4] = (uintptr_t)&mask, in[5] = 8;
         } else {
             number = 441; /* epoll_pwait2 */
-            in[3] = timeout, in[4] = (uintptr_t)&mask, in[5] = 8;
-#ifdef __i386__
-            static int64_t wide[2]; /* the only struct timespec that it takes */
-            wide[0] = left.tv_sec, wide[1] = left.tv_nsec;
-            in[3] = timeout ? (uintptr_t)wide : 0;
-#endif
+            in[3] = wide_timeout, in[4] = (uintptr_t)&mask, in[5] = 8;
         }
     }
+    int64_t wide_before[2] = {wide[0], wide[1]};
     puts("waiting");
     fflush(stdout);
     if (!began)
@@ -203,6 +169,6 @@ int main(int argc, char **argv)
     if (semaphores >= 0)
         semctl(semaphores, 0, IPC_RMID);
     printf("{\"result\": %ld, \"took_ns\": %lld, \"registers_kept\": %d, \"timeout_kept\": %d, \"handled\": %d}\n", result,
-           (long long)took, kept, !memcmp(&left, &before, sizeof left), handled);
+           (long long)took, kept, !memcmp(&left, &before, sizeof left) && !memcmp(wide, wide_before, sizeof wide), handled);
     return 0;
 }

@@ -10,6 +10,8 @@
 
 static const struct row rows[] = {
     /* name             its clock        time is on       call                prepared by    ended by */
+    {"wait4",           0,               CLOCK_MONOTONIC, c_wait4,            n_child,       p_kill},
+    {"waitid",          0,               CLOCK_MONOTONIC, c_waitid,           n_child,       p_kill},
     {"nanosleep",       0,               CLOCK_MONOTONIC, c_nanosleep,        NULL,          NULL},
     {"nanosleep-same",  0,               CLOCK_MONOTONIC, c_same,             NULL,          NULL},
     {"sleep-null",      CLOCK_MONOTONIC, CLOCK_MONOTONIC, c_null,             NULL,          NULL},
@@ -81,6 +83,12 @@ static const struct row rows[] = {
     {"msgsnd",          0,               CLOCK_MONOTONIC, c_msgsnd,           n_full_queue,  p_msgrcv},
     {"semop",           0,               CLOCK_MONOTONIC, c_semop,            n_semaphore,   p_semop},
     {"semtimedop",      0,               CLOCK_MONOTONIC, c_semtimedop,       n_semaphore,   NULL},
+    {"mq-receive",      0,               CLOCK_MONOTONIC, c_mq_receive,       n_mqueue,      p_mq_send},
+    {"mq-receive-till", CLOCK_REALTIME,  CLOCK_REALTIME,  c_mq_receive_until, n_mqueue,      NULL},
+    {"mq-send",         0,               CLOCK_MONOTONIC, c_mq_send,          n_full_mqueue, p_mq_receive},
+    {"getevents",       0,               CLOCK_MONOTONIC, c_getevents,        n_aio,         NULL},
+    {"pgetevents",      0,               CLOCK_MONOTONIC, c_pgetevents,       n_aio,         NULL},
+    {"uring",           0,               CLOCK_MONOTONIC, c_uring,            n_ring,        NULL},
     {"accept",          0,               CLOCK_MONOTONIC, c_accept,           n_server,      p_connect},
     {"accept4",         0,               CLOCK_MONOTONIC, c_accept4,          n_server,      p_connect},
     {"connect",         0,               CLOCK_MONOTONIC, c_connect,          n_busy_server, p_accept},
@@ -90,6 +98,11 @@ static const struct row rows[] = {
     {"sendto",          0,               CLOCK_MONOTONIC, c_sendto,           n_full_pair,   p_receive},
     {"sendmsg",         0,               CLOCK_MONOTONIC, c_sendmsg,          n_full_pair,   p_receive},
     {"sendmmsg",        0,               CLOCK_MONOTONIC, c_sendmmsg,         n_full_pair,   p_receive},
+    {"recvfrom-timed",  0,               CLOCK_MONOTONIC, c_recvfrom,         n_timed_pair,  p_write},
+    {"recvmsg-timed",   0,               CLOCK_MONOTONIC, c_recvmsg_all,      n_timed_pair,  p_write},
+    {"accept-timed",    0,               CLOCK_MONOTONIC, c_accept,           n_timed_server, p_connect},
+    {"sendto-timed",    0,               CLOCK_MONOTONIC, c_sendto,           n_timed_full,  p_receive},
+    {"sendto-named",    0,               CLOCK_MONOTONIC, c_sendto_named,     n_timed_receiver, p_receive_one},
 };
 #define ROWS (int)(sizeof rows / sizeof *rows)
 #define STEP_MS 10

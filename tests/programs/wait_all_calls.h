@@ -369,3 +369,121 @@ static long c_recvmmsg(struct wait *w) { return CALL(w, SYS_recvmmsg, w->pipe[0]
 static long c_sendto(struct wait *w) { return CALL(w, SYS_sendto, w->pipe[1], A(w->text), 20); }
 static long c_sendmsg(struct wait *w) { return CALL(w, SYS_sendmsg, w->pipe[1], A(&w->messages->msg_hdr), 0); }
 static long c_sendmmsg(struct wait *w) { return CALL(w, SYS_sendmmsg, w->pipe[1], A(w->messages), 1, 0); }
+
+/* -- the same with a timeout of the socket's own, which is not what ends them */
+
+static void timed(int fd, int option)
+{
+    struct timeval timeout = {LONG, 0};
+    setsockopt(fd, SOL_SOCKET, option, &timeout, sizeof timeout);
+}
+static void n_timed_pair(struct wait *w)
+{
+    n_pair(w);
+    w->part.iov_len = 5;
+    timed(w->pipe[0], SO_RCVTIMEO);
+}
+static void n_timed_full(struct wait *w)
+{
+    n_full_pair(w);
+    timed(w->pipe[1], SO_SNDTIMEO);
+}
+static void n_timed_server(struct wait *w)
+{
+    n_server(w);
+    timed(w->fd, SO_RCVTIMEO);
+}
+static void n_timed_receiver(struct wait *w)
+{
+    struct sockaddr_un address = named(w);
+    w->fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+    w->another = socket(AF_UNIX, SOCK_DGRAM, 0);
+    bind(w->fd, (struct sockaddr *)&address, sizeof address);
+    while (sendto(w->another, "full", 4, MSG_DONTWAIT, (struct sockaddr *)&address, sizeof address) > 0)
+        ;
+    timed(w->another, SO_SNDTIMEO);
+}
+static void p_receive_one(struct wait *w) { (void)!recv(w->fd, w->data, 4, MSG_DONTWAIT); }
+static long c_recvmsg_all(struct wait *w)
+{
+    return CALL(w, SYS_recvmsg, w->pipe[0], A(&w->messages->msg_hdr), MSG_WAITALL);
+}
+static long c_sendto_named(struct wait *w)
+{
+    struct sockaddr_un address = named(w);
+    return CALL(w, SYS_sendto, w->another, A(w->text), 20, 0, A(&address), sizeof address);
+}
+
+/* -- children, who wait to be killed */
+
+static void n_child(struct wait *w)
+{
+    w->another = fork();
+    while (!w->another)
+        pause();
+}
+static void p_kill(struct wait *w) { kill(w->another, SIGKILL); }
+static long c_wait4(struct wait *w)
+{
+    int status = 0;
+    long result = CALL(w, SYS_wait4, w->another, A(&status), 0, 0);
+    snprintf(w->data, sizeof w->data, "%#x", status);
+    return result == w->another ? 0 : result;
+}
+static long c_waitid(struct wait *w)
+{
+    siginfo_t info = {.si_signo = 0};
+    long result = CALL(w, SYS_waitid, P_PID, w->another, A(&info), WEXITED, 0);
+    snprintf(w->data, sizeof w->data, "%d %d", info.si_code, info.si_status);
+    return result;
+}
+
+/* -- POSIX message queues, of which only this program knows */
+
+static void n_mqueue(struct wait *w)
+{
+    struct mq_attr attributes = {.mq_maxmsg = 1, .mq_msgsize = 32};
+    char name[32];
+    snprintf(name, sizeof name, "livecr-%d-%.15s", getpid(), w->row->name);
+    w->fd = syscall(SYS_mq_open, name, O_CREAT | O_EXCL | O_RDWR, 0600, &attributes);
+    syscall(SYS_mq_unlink, name);
+}
+static void p_mq_send(struct wait *w) { syscall(SYS_mq_timedsend, w->fd, "hello", 5, 0, NULL); }
+static void p_mq_receive(struct wait *w)
+{
+    char room[32];
+    syscall(SYS_mq_timedreceive, w->fd, room, sizeof room, NULL, NULL);
+}
+static void n_full_mqueue(struct wait *w)
+{
+    n_mqueue(w);
+    p_mq_send(w);
+}
+static long c_mq_receive(struct wait *w) { return CALL(w, SYS_mq_timedreceive, w->fd, A(w->data), 32, 0, 0); }
+static long c_mq_receive_until(struct wait *w)
+{
+    return CALL(w, SYS_mq_timedreceive, w->fd, A(w->data), 32, 0, A(&w->due));
+}
+static long c_mq_send(struct wait *w) { return CALL(w, SYS_mq_timedsend, w->fd, A(w->text), 9, 0, 0); }
+
+/* -- completions, of which none come */
+
+static void n_aio(struct wait *w) { syscall(SYS_io_setup, 4, &w->context); }
+static long c_getevents(struct wait *w)
+{
+    return CALL(w, SYS_io_getevents, w->context, 1, 1, A(w->text), A(&w->given));
+}
+static long c_pgetevents(struct wait *w)
+{
+    return CALL(w, 333, w->context, 1, 1, A(w->text), A(&w->given), 0);
+}
+static void n_ring(struct wait *w)
+{
+    struct io_uring_params parameters = {0};
+    w->fd = syscall(425, 2, &parameters);
+}
+static long c_uring(struct wait *w)
+{
+    uint64_t arg[3] = {0, 0, A(&w->given)}; /* struct io_uring_getevents_arg */
+    return CALL(w, 426, w->fd, 0, 1, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, A(arg), sizeof arg);
+}

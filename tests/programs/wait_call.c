@@ -127,6 +127,22 @@ static long c_select(void)
     left = (struct timespec){tv.tv_sec, tv.tv_usec * 1000};
     return result;
 }
+#ifdef __i386__
+/* The first of its calls, 82: struct sel_arg_struct of fs/select.c. */
+static long old_select(struct timeval *timeout)
+{
+    struct { uint32_t n, inp, outp, exp, tvp; } arg = {pipes[0] + 1, (uintptr_t)&set, 0, 0, (uintptr_t)timeout};
+    return as_selected(syscall(82, &arg));
+}
+static long c_old_select(void)
+{
+    long result = old_select(&tv);
+    left = (struct timespec){tv.tv_sec, tv.tv_usec * 1000};
+    return result;
+}
+static long c_old_select_forever(void) { return old_select(NULL); }
+static long c_old_sigsuspend(void) { return syscall(72, 0, 0, 0); }
+#endif
 static long c_select_forever(void) { return as_selected(syscall(SYS_select, pipes[0] + 1, &set, NULL, NULL, NULL)); }
 static long c_pselect(void)
 {
@@ -211,6 +227,11 @@ static const struct row {
     {"ppoll-constant", 0, CLOCK_MONOTONIC, c_ppoll_constant, NULL},
     {"select", 0, CLOCK_MONOTONIC, c_select, NULL},
     {"select-forever", 0, CLOCK_MONOTONIC, c_select_forever, p_write},
+#ifdef __i386__
+    {"old-select", 0, CLOCK_MONOTONIC, c_old_select, NULL},
+    {"old-select-forever", 0, CLOCK_MONOTONIC, c_old_select_forever, p_write},
+    {"old-sigsuspend", 0, CLOCK_MONOTONIC, c_old_sigsuspend, p_signal},
+#endif
     {"pselect", 0, CLOCK_MONOTONIC, c_pselect, NULL},
     {"pause", 0, CLOCK_MONOTONIC, c_pause, p_signal},
     {"sigsuspend", 0, CLOCK_MONOTONIC, c_sigsuspend, p_signal},
@@ -278,7 +299,7 @@ int main(int argc, char **argv)
             action.sa_flags = SA_RESTART;
         sigaction(SIGUSR1, &action, NULL);
     }
-    if (row->call == c_sigsuspend)
+    if (strstr(row->name, "sigsuspend"))
         sigprocmask(SIG_BLOCK, (sigset_t *)&usr1_blocked, NULL);
 
     long long began = now_ns(CLOCK_MONOTONIC), due_ns = now_ns(row->clock) + milliseconds * 1000000LL;

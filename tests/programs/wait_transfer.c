@@ -1,6 +1,6 @@
 /* Moves more at once than there is room for, or has come: `wait_transfer CALL WHERE SIZE [MILLISECONDS]`.
-   CALL: write, writev, send, sendmsg, recv (with MSG_WAITALL) or read (with SO_RCVLOWAT of SIZE); WHERE: pipe or unix (a
-   stream). MILLISECONDS: SO_SNDTIMEO or SO_RCVTIMEO. Another thread is the other end: each SIGUSR1 lets it move an eighth of
+   CALL: write, writev, send, sendmsg, recv, recvmsg (both with MSG_WAITALL), read or readv (both with SO_RCVLOWAT of SIZE);
+   WHERE: pipe or unix (a stream). MILLISECONDS: SO_SNDTIMEO or SO_RCVTIMEO. Another thread is the other end: each SIGUSR1 lets it move an eighth of
    SIZE, SIGUSR2 all that is left. SIGHUP has a handler, for the first thread. Prints "waiting", then JSON: what the call
    returned (or -errno), whether the registers of its arguments are as before, whether the other end has got, or the
    program, just the bytes that were sent, how many, and how long it took. */
@@ -18,6 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "raw_call.h"
+
 static int sends, other;
 static size_t size, at_other_end;
 static unsigned char *data;
@@ -26,27 +28,6 @@ static int wrong;
 static void on_hangup(int number) { (void)number; }
 
 static unsigned char byte_at(size_t at) { return (unsigned char)(at ^ at >> 8 ^ at >> 16); }
-
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000ll + t.tv_nsec;
-}
-
-/* The call, and whether rdi, rsi, rdx, r10, r8, r9 came back as they were. */
-static long call(long number, const uint64_t in[6], int *kept)
-{
-    register uint64_t rdi __asm__("rdi") = in[0], rsi __asm__("rsi") = in[1], rdx __asm__("rdx") = in[2];
-    register uint64_t r10 __asm__("r10") = in[3], r8 __asm__("r8") = in[4], r9 __asm__("r9") = in[5];
-    long result = number;
-    __asm__ volatile("syscall"
-                     : "+a"(result), "+r"(rdi), "+r"(rsi), "+r"(rdx), "+r"(r10), "+r"(r8), "+r"(r9)
-                     :
-                     : "rcx", "r11", "memory");
-    *kept = rdi == in[0] && rsi == in[1] && rdx == in[2] && r10 == in[3] && r8 == in[4] && r9 == in[5];
-    return result;
-}
 
 static void move(size_t bytes)
 {
@@ -84,7 +65,7 @@ int main(int argc, char **argv)
     const char *name = argv[1];
     size = strtoul(argv[3], NULL, 10);
     int ms = argc > 4 ? atoi(argv[4]) : 0;
-    sends = strcmp(name, "recv") && strcmp(name, "read");
+    sends = strncmp(name, "recv", 4) && strncmp(name, "read", 4);
     if (!strcmp(argv[2], "pipe") ? pipe(ends) : socketpair(AF_UNIX, SOCK_STREAM, 0, ends))
         return 3;
     int ours = ends[sends];
@@ -93,7 +74,7 @@ int main(int argc, char **argv)
     int least = (int)size;
     if (ms && setsockopt(ours, SOL_SOCKET, sends ? SO_SNDTIMEO : SO_RCVTIMEO, &timeout, sizeof timeout))
         return 3;
-    if (!strcmp(name, "read") && setsockopt(ours, SOL_SOCKET, SO_RCVLOWAT, &least, sizeof least))
+    if (!strncmp(name, "read", 4) && setsockopt(ours, SOL_SOCKET, SO_RCVLOWAT, &least, sizeof least))
         return 3;
     data = malloc(size);
     for (size_t i = 0; i < size; i++)
@@ -115,17 +96,17 @@ int main(int argc, char **argv)
 
     const uint64_t a = 0x1234567812345678, b = 0x8765432187654321, c = 0x1111222233334444;
     struct iovec vector[3] = {{data, 10}, {data + 10, 0}, {data + 10, size - 10}};
-    struct msghdr message = {.msg_iov = vector, .msg_iovlen = 3};
+    struct msghdr message = {.msg_iov = vector, .msg_iovlen = 3, .msg_flags = 0x55};
     uint64_t in[6] = {ours, (uintptr_t)data, size, a, b, c};
     long number = SYS_write;
     if (!strcmp(name, "read"))
         number = SYS_read;
     else if (!strcmp(name, "send") || !strcmp(name, "recv"))
         number = sends ? SYS_sendto : SYS_recvfrom, in[3] = sends ? 0 : MSG_WAITALL, in[4] = 0;
-    else if (!strcmp(name, "writev"))
-        number = SYS_writev, in[1] = (uintptr_t)vector, in[2] = 3;
-    else if (!strcmp(name, "sendmsg"))
-        number = SYS_sendmsg, in[1] = (uintptr_t)&message, in[2] = 0;
+    else if (!strcmp(name, "readv") || !strcmp(name, "writev"))
+        number = sends ? SYS_writev : SYS_readv, in[1] = (uintptr_t)vector, in[2] = 3;
+    else if (!strcmp(name, "sendmsg") || !strcmp(name, "recvmsg"))
+        number = sends ? SYS_sendmsg : SYS_recvmsg, in[1] = (uintptr_t)&message, in[2] = sends ? 0 : MSG_WAITALL;
     puts("waiting");
     fflush(stdout);
     int kept;
@@ -138,6 +119,8 @@ int main(int argc, char **argv)
     pthread_join(thread, NULL);
     for (long i = 0; !sends && i < result; i++)
         wrong += data[i] != byte_at(i);
+    if (!strcmp(name, "recvmsg")) /* it tells that, too */
+        wrong += message.msg_flags != 0 || message.msg_controllen != 0;
     printf("{\"result\": %ld, \"registers_kept\": %d, \"right\": %d, \"at_other_end\": %zu, \"took_ns\": %lld}\n", result, kept,
            !wrong, at_other_end, (long long)took);
     return 0;

@@ -34,16 +34,18 @@ def test_number_and_name_agree(row: Call, numbers: dict[str, int]) -> None:
 
 def test_every_call_of_the_64_bit_table_has_its_twin() -> None:
     """But for those that i386 never had under that name, and makes by others."""
-    by_others = {"select", "accept", "semop", "semtimedop"}
+    by_others = {"accept", "semop", "semtimedop"}
     names = {row.name for row in ROWS}
     assert {row.name for row in CATALOG.values()} - names == by_others
-    assert {"_newselect", "socketcall(accept)", "ipc(semop)", "ipc(semtimedop)"} <= names
+    assert {"socketcall(accept)", "ipc(semop)", "ipc(semtimedop)"} <= names
 
 
 def test_twins_leave_the_same_restart_codes() -> None:
     there = {row.name: row for row in CATALOG.values()}
     for row in ROWS:
         twin = there.get(row.name.removesuffix("_time64"))
+        if row.number == 82:  # of the same name, but that of its arguments' struct
+            twin = None
         if twin is not None:
             assert (row.codes, row.encoding, row.socket_option) == (
                 twin.codes,
