@@ -23,7 +23,7 @@ def sessions(target: Callable[..., Any]) -> Iterator[tuple[Any, Path, Path]]:
     """A MariaDB with four sessions: the tree, its directory, and where its executables are."""
     usr = Path(server("mariadbd")).parent.parent
     with tempfile.TemporaryDirectory(prefix="livecr-mariadb-") as name:  # a socket's path must be short
-        install = [usr / "bin" / "mariadb-install-db", "--no-defaults", "--user=root", f"--basedir={usr}"]
+        install = [f"{usr}/bin/mariadb-install-db", "--no-defaults", "--user=root", f"--basedir={usr}"]
         install += [f"--datadir={name}/data", "--auth-root-authentication-method=normal", "--skip-test-db"]
         subprocess.run(install, check=True, capture_output=True)
         one = target(["bash", APPS / "mariadb.bash", name, usr])
@@ -53,7 +53,7 @@ def test_mariadb_with_sessions(
 
     def ask(sql: str) -> str:
         """A client that comes and goes."""
-        client = [usr / "bin" / "mariadb", "--no-defaults", "--user=root", f"--socket={directory}/socket"]
+        client = [f"{usr}/bin/mariadb", "--no-defaults", "--user=root", f"--socket={directory}/socket"]
         done = subprocess.run([*client, "-BNe", sql], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()

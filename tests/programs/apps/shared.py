@@ -10,12 +10,14 @@ import struct
 import sys
 import time
 from multiprocessing import shared_memory
+from typing import Any
 
 WORKERS, ROUNDS = 4, 50
 
 
-def count(number, name, told, lock, go_on, halves):
+def count(number: int, name: str, told: Any, lock: Any, go_on: Any, halves: Any) -> None:
     memory = shared_memory.SharedMemory(name)
+    assert memory.buf is not None
     for half in range(2):
         for _ in range(ROUNDS):
             with lock:
@@ -28,10 +30,11 @@ def count(number, name, told, lock, go_on, halves):
     memory.close()
 
 
-def main():
-    context = multiprocessing.get_context(sys.argv[1])
+def main() -> None:
+    context: Any = multiprocessing.get_context(sys.argv[1])
     lock, go_on, halves = context.Lock(), context.Event(), context.Barrier(WORKERS + 1)
     memory = shared_memory.SharedMemory(create=True, size=4096)
+    assert memory.buf is not None
     with context.Manager() as manager:
         told = manager.dict()
         parts = (memory.name, told, lock, go_on, halves)
