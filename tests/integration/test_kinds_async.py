@@ -71,7 +71,6 @@ def test_without_bpf_nothing_is_known_of_requests(
 def test_fio_finds_its_data(
     engine: str,
     fate: str,
-    program: Callable[[str], Path],
     target: Callable[..., Any],
     livecr: Any,
     image: Path,
@@ -86,7 +85,7 @@ def test_fio_finds_its_data(
     if engine == "io_uring":
         job += " --fixedbufs --registerfiles"
     command = ["fio", "--name=job", f"--ioengine={engine}", *job.split()]
-    one = target(command, LD_PRELOAD=str(program("fio_no_sysv")))
+    one = target(command)  # what it knows of its jobs is in System V shared memory
     one.until_printed("Laying out IO file")
     until_written(one.output_file.parent / "data")
     meet_all([(fate, one, image)], livecr)

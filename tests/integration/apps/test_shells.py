@@ -142,3 +142,17 @@ def test_subprocesses_of_python(
     (tmp_path / GO).touch()
     assert one.wait() == 0, one.output()
     assert one.output() == f"ready\n{sum(number**2 for number in range(200))} [3, 3, 3]\n"
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_shared_memory_of_python(
+    method: str, target: Callable[..., Any], twice: Callable[[Any], None], tmp_path: Path
+) -> None:
+    """Workers of multiprocessing count in one memory and tell a manager: nothing is lost or twice."""
+    one = target(["/usr/bin/python3", APPS / "shared.py", method, tmp_path / GO])
+    one.until_printed("ready\n")
+    twice(one)
+    (tmp_path / GO).touch()
+    assert one.wait() == 0, one.output()
+    counted = [(number, 100) for number in range(1, 5)]
+    assert one.output() == f"ready\n{sum(n * times for n, times in counted)} {counted} [0, 0, 0, 0]\n"
