@@ -96,10 +96,6 @@ KINDS = {
         "import fcntl; fcntl.fcntl(a, fcntl.F_SETOWN, 1)",
         "sends signals to pid 1",
     ),
-    "deleted directory": (
-        "os.open(sys.argv[1], 0); os.rmdir(sys.argv[1])",
-        "is deleted",
-    ),
 }
 
 
