@@ -182,12 +182,13 @@ class Descriptors:
         """Of a frozen tree: what comes with the messages in its sockets, and in sockets among that."""
         self.is_frozen = True
         in_tables: dict[tuple[int, int], list[procfs.Descriptor]] = {}
-        for d in self.open:
-            in_tables.setdefault(_file(self.stats[d]), []).append(d)
+        own = list(self.open)
         for d in self.open:  # which grows meanwhile
-            if self.kind(d) is not sockets_unix:
-                continue
-            for new in queues.look(d, self.stats[d].st_ino):
+            found = queues.look(d, self.stats[d].st_ino) if self.kind(d) is sockets_unix else []
+            if found and not in_tables:
+                for one in own:
+                    in_tables.setdefault(_file(self.stats[one]), []).append(one)
+            for new in found:
                 self.stats[new] = new.stat()
                 new.is_open = any(_is_same(new, one) for one in in_tables.get(_file(self.stats[new]), ()))
                 self.open.append(new)

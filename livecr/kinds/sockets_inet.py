@@ -1,4 +1,4 @@
-"""Internet sockets that hold no connection, IPv4 and IPv6; of those with data UDP sockets of IPv4.
+"""Internet sockets that hold no connection, IPv4 and IPv6; of those with data UDP sockets.
 
 TCP unbound, bound, listening; UDP, UDP-Lite, raw and ping (ICMP) sockets also with a fixed peer; with packet
 filters, multicast groups, and datagrams that wait (udp_queues).
@@ -273,9 +273,7 @@ def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -
 
 
 def _datagrams(sock: socket, protocol: int, d: procfs.Descriptor) -> list[udp_queues.Datagram]:
-    if (sock.family, sock.type, protocol) != (AF_INET, SOCK_DGRAM, _IPPROTO_UDP) or not _events(
-        sock
-    ) & _ready():
+    if (sock.type, protocol) != (SOCK_DGRAM, _IPPROTO_UDP) or not _events(sock) & _ready():
         return []
     return udp_queues.save(sock, f"{d.where}, the UDP socket {_shown(sock.getsockname())}")
 

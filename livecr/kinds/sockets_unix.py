@@ -295,7 +295,7 @@ def _peer_name(sock: socket) -> bytes:
 
 
 class Saver:
-    """Describes the unix sockets of a frozen process; asks sock_diag once for all."""
+    """Describes the unix sockets of a frozen process; as sock_diag told when their queues were looked at."""
 
     def __init__(
         self,
@@ -316,12 +316,10 @@ class Saver:
         self._closes = unix_peer == CLOSE
         self._ours = {stats[d].st_ino for d in descriptors}
         self._holders = {d.pid for d in descriptors if not isinstance(d, InFlight)}
-        self._told: dict[int, Told] | None = None
+        self._told = queues.told
 
     def save(self, d: procfs.Descriptor, stat: os.stat_result) -> UnixSocket:
         """One of them. Raises Refused for a message that cannot be kept."""
-        if self._told is None:
-            self._told = sock_diag.unix_sockets()
         one = self._told[stat.st_ino]
         sock = _adopted(self._duplicate(d))
         try:
@@ -368,7 +366,6 @@ class Saver:
 
     def _connection(self, one: Told, peer_name: bytes) -> tuple[int | None, bytes, int, bytes]:
         """Peer, server, shutdown and peer_name of the record; another program's socket counts as closed."""
-        assert self._told is not None
         if any(one.inode in self._told[inode].waiting for inode in self._ours if inode in self._told):
             return None, b"", one.shutdown, b""
         if not one.peer or one.peer in self._ours:
@@ -381,7 +378,6 @@ class Saver:
     def _messages(self, one: Told, d: procfs.Descriptor) -> list[Message]:
         found = self._queues.of(one.inode)
         where = _where(one, d)
-        assert self._told is not None
         peer = self._told.get(one.peer) if one.peer else None
         mutual = peer is not None and peer.peer == one.inode
         if peer and mutual and one.type != SOCK_STREAM:

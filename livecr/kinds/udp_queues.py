@@ -1,7 +1,8 @@
-"""Datagrams that wait in a UDP socket (IPv4): copied without being consumed, and sent again.
+"""Datagrams that wait in a UDP socket: copied without being consumed, and sent again.
 
 A look tells sender, TTL, TOS and the address that each was sent to. At restore raw(7) packets with these are
-sent over the loopback device, which the kernel takes for what they say they are. Called by sockets_inet.
+sent over the loopback device, which the kernel takes for what they say they are. A socket of IPv6 may have
+those of IPv4 too. Called by sockets_inet.
 """
 
 from __future__ import annotations
@@ -17,12 +18,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Datagram", "fill", "obstacle", "save"]
 
-_AF_INET, _SOCK_DGRAM, _SOCK_RAW, _SOCK_CLOEXEC, _IPPROTO_RAW, _IPPROTO_UDP = 2, 2, 3, 0o2000000, 255, 17
-_SOL_SOCKET, _SOL_IP = 1, 0
+_AF_INET, _AF_INET6 = 2, 10
+_SOCK_DGRAM, _SOCK_RAW, _SOCK_CLOEXEC, _IPPROTO_RAW, _IPPROTO_UDP = 2, 3, 0o2000000, 255, 17
+_SOL_SOCKET, _SOL_IP, _SOL_IPV6 = 1, 0, 41
 _MSG_TRUNC = 0x20
-# What a look is to tell besides the data (ip(7)), and where it tells it.
-_ASKED = ((_SOL_IP, 8, 1), (_SOL_IP, 12, 1), (_SOL_IP, 13, 1))  # IP_PKTINFO, IP_RECVTTL, IP_RECVTOS
-_PKTINFO, _TTL, _TOS, _ORIGINAL = (_SOL_IP, 8), (_SOL_IP, 2), (_SOL_IP, 1), (_SOL_IP, 20)
+# What a look is to tell besides the data (ip(7), ipv6(7)), by the family of the socket: first IP_PKTINFO or
+# IPV6_RECVPKTINFO, then what asks for TTL and TOS of either family.
+_IP_ASKED = ((_SOL_IP, 12, 1), (_SOL_IP, 13, 1))
+_ASKED = {
+    _AF_INET: ((_SOL_IP, 8, 1), *_IP_ASKED),
+    _AF_INET6: ((_SOL_IPV6, 49, 1), (_SOL_IPV6, 51, 1), (_SOL_IPV6, 66, 1), *_IP_ASKED),
+}
+# Where it is told: IP_PKTINFO, IPV6_PKTINFO; IP_TTL, IPV6_HOPLIMIT; IP_TOS, IPV6_TCLASS; and the original
+# address, which a restore makes the same as the one that it was sent to.
+_PKTINFO, _PKTINFO6 = (_SOL_IP, 8), (_SOL_IPV6, 50)
+_TTL, _TTL6, _TOS, _TOS6 = (_SOL_IP, 2), (_SOL_IPV6, 52), (_SOL_IP, 1), (_SOL_IPV6, 67)
+_KNOWN = {_PKTINFO, _PKTINFO6, _TTL, _TTL6, _TOS, _TOS6, (_SOL_IP, 20), (_SOL_IPV6, 74)}
+_MAPPED = bytes(10) + b"\xff\xff"  # before an IPv4 address in an IPv6 one
 _LONGEST_BYTES = 65536
 _LOOPBACK = 1  # the index of lo in every network namespace
 _RCVBUF, _RCVBUFFORCE, _BUF_LOCK, _MEMINFO, _BINDTODEVICE = 8, 33, 72, 55, 25
@@ -34,7 +46,10 @@ _LATER = "try again when the program has read it"
 
 
 class Datagram(Record):
-    """``host``, ``port``: of the sender, ``host`` in numbers; ``to``: the address that it was sent to."""
+    """``host``, ``port``: of the sender; ``to``: the address that it was sent to.
+
+    Both in numbers, and of IPv4 if it came by that. ``ttl``, ``tos``: of IPv6 hop limit and traffic class.
+    """
 
     data: bytes
     host: str
@@ -46,22 +61,16 @@ class Datagram(Record):
 
 def obstacle(family: int, protocol: str) -> tuple[str, str] | None:
     """Of a socket with datagrams in it; of each of them ``save`` tells, in the freeze."""
-    if family != _AF_INET or protocol != "UDP":
-        return "has datagrams that are not read yet", "try again a little later"
+    what, later = "has datagrams that are not read yet", "try again a little later"
+    if family not in _ASKED or protocol not in ("UDP", "UDPv6"):
+        return what, later
     try:
-        _count_of()
+        from livecr.kernel.peek import Peek
+
+        Peek.open()
     except Unavailable as error:
-        return (
-            f"has datagrams that are not read yet, and BPF is missing ({error})",
-            "try again a little later",
-        )
+        return f"{what}, and BPF is missing ({error})", later
     return None
-
-
-def _count_of() -> object:
-    from livecr.kernel.peek import Peek
-
-    return Peek.open().datagrams
 
 
 def save(sock: socket, where: str) -> list[Datagram]:
@@ -90,29 +99,25 @@ def save(sock: socket, where: str) -> list[Datagram]:
 
 def _look(sock: socket, where: str) -> list[Datagram]:
     found: list[Datagram] = []
-    offset, asks_where = 0, sockopt.option_of(sock.fileno(), *_PKTINFO)
+    asked, offset = _ASKED[sock.family], 0
+    asks_where = sockopt.option_of(sock.fileno(), *asked[0][:2])
     while True:
-        options = [*_ASKED, (_SOL_SOCKET, recvmsg.SO_PEEK_OFF, offset)]
+        options = [*asked, (_SOL_SOCKET, recvmsg.SO_PEEK_OFF, offset)]
         got = recvmsg.peek(sock.fileno(), _LONGEST_BYTES, _MSG_TRUNC, options)
         if isinstance(got, int):
             return found
         told = {(level, kind): value for level, kind, value in got.control}
-        interface = int.from_bytes(told.get(_PKTINFO, b"")[:4], "little")
-        strange = set(told) - {_PKTINFO, _TTL, _TOS, _ORIGINAL}
-        one = Datagram(
-            data=got.data,
-            host=_host(got.name[4:8]),
-            port=int.from_bytes(got.name[2:4], "big"),
-            to=_host(told.get(_PKTINFO, b"")[8:12]),
-            ttl=int.from_bytes(told.get(_TTL, b"\x40")[:1], "little"),
-            tos=int.from_bytes(told.get(_TOS, b"\0")[:1], "little"),
-        )
+        one, interface = _datagram(sock.family, got, told)
+        scope = sock.family == _AF_INET6 and int.from_bytes(got.name[24:28], "little")
+        strange = sorted(set(told) - _KNOWN)
         lost = ""
         if strange:
-            names = [_TOLD.get(one, f"control data {one[1]} of level {one[0]}") for one in sorted(strange)]
+            names = [_TOLD.get(name, f"control data {name[1]} of level {name[0]}") for name in strange]
             lost = f"with {', '.join(names)}"
         elif asks_where and interface != _LOOPBACK:
             lost = "and is told by which interface they came (IP_PKTINFO)"
+        elif scope:
+            lost = f"from {one.host}, which is an address of one link only"
         elif not _is_own(one.to):
             lost = f"sent to {one.to}, a group, a broadcast address or none of this machine's"
         if lost:
@@ -121,15 +126,42 @@ def _look(sock: socket, where: str) -> list[Datagram]:
         offset += len(got.data)
 
 
-def _host(address: bytes) -> str:
-    return ".".join(map(str, address.ljust(4, b"\0")))
+def _datagram(family: int, got: recvmsg.Received, told: dict[tuple[int, int], bytes]) -> tuple[Datagram, int]:
+    """And the index of the interface by which it came."""
+    if family == _AF_INET:  # struct sockaddr_in, struct in_pktinfo
+        host, info = got.name[4:8], told.get(_PKTINFO, bytes(12))
+        to, interface = info[8:12], info[:4]
+    else:  # struct sockaddr_in6, struct in6_pktinfo
+        host, info = got.name[8:24], told.get(_PKTINFO6, bytes(20))
+        to, interface = info[:16], info[16:20]
+    ttl, tos = told.get(_TTL) or told.get(_TTL6, b"\x40"), told.get(_TOS) or told.get(_TOS6, b"\0")
+    one = Datagram(
+        data=got.data,
+        host=_text(host),
+        port=int.from_bytes(got.name[2:4], "big"),
+        to=_text(to),
+        ttl=ttl[0],
+        tos=tos[0],
+    )
+    return one, int.from_bytes(interface, "little")
+
+
+def _text(address: bytes) -> str:
+    from _socket import inet_ntop
+
+    address = address.removeprefix(_MAPPED)
+    return str(inet_ntop(_AF_INET if len(address) == 4 else _AF_INET6, address))
+
+
+def _family(host: str) -> int:
+    return _AF_INET6 if ":" in host else _AF_INET
 
 
 def _is_own(host: str) -> bool:
     """Whether it is an address of this machine, and not one of many receivers."""
     from _socket import socket
 
-    asking = socket(_AF_INET, _SOCK_DGRAM | _SOCK_CLOEXEC)
+    asking = socket(_family(host), _SOCK_DGRAM | _SOCK_CLOEXEC)
     try:
         asking.connect((host, 9))  # EACCES: it is a broadcast address
         return bool(asking.getsockname()[0] == host or host.startswith("127."))
@@ -161,17 +193,17 @@ def fill(sock: socket, datagrams: list[Datagram], where: str) -> None:
     from _socket import inet_pton, socket
 
     try:
-        if (sock.family, sock.type) != (_AF_INET, _SOCK_DGRAM):
-            raise OSError
         for one in datagrams:
-            inet_pton(_AF_INET, one.host), inet_pton(_AF_INET, one.to)
+            inet_pton(_family(one.to), one.to)
+            inet_pton(_family(one.to), one.host)
+        if sock.type != _SOCK_DGRAM or (sock.family == _AF_INET and any(":" in one.to for one in datagrams)):
+            raise OSError
     except OSError:
         raise BadImage("a datagram comes from no address or goes to none", where=where) from None
     fd, port = sock.fileno(), sock.getsockname()[1]
     size, lock = sockopt.integer(fd, _RCVBUF), sockopt.integer(fd, _BUF_LOCK)
-    raw = socket(_AF_INET, _SOCK_RAW | _SOCK_CLOEXEC, _IPPROTO_RAW)
+    raw: dict[int, socket] = {}
     try:
-        raw.setsockopt(_SOL_SOCKET, _BINDTODEVICE, b"lo")
         sock.setsockopt(_SOL_SOCKET, _RCVBUFFORCE, _FILLING_BYTES)
         for one in datagrams:
             if not _is_own(one.to):
@@ -180,26 +212,39 @@ def fill(sock: socket, datagrams: list[Datagram], where: str) -> None:
                     where=where,
                     way_out="give the machine that address",
                 )
-            before = _waiting_bytes(fd)
-            raw.sendto(_packet(one, port), (one.to, 0))
+            family, before = _family(one.to), _waiting_bytes(fd)
+            if family not in raw:
+                raw[family] = socket(family, _SOCK_RAW | _SOCK_CLOEXEC, _IPPROTO_RAW)
+                raw[family].setsockopt(_SOL_SOCKET, _BINDTODEVICE, b"lo")
+            raw[family].sendto(_packet(one, port), (one.to, 0))
             _await_arrival(fd, before, where)
         sock.setsockopt(_SOL_SOCKET, _RCVBUFFORCE, size // 2)  # the kernel doubles it
         sock.setsockopt(_SOL_SOCKET, _BUF_LOCK, lock)
     finally:
-        raw.close()
+        for sender in raw.values():
+            sender.close()
 
 
 def _packet(one: Datagram, port: int) -> bytes:
-    """An IP packet: of its header the kernel fills in length, identification and checksum (raw(7))."""
-    from _socket import inet_aton
+    """An IP packet (raw(7)). Of a header of IPv4 the kernel fills in identification and checksum."""
+    from _socket import inet_pton
 
-    length = 8 + len(one.data)
-    parts = ((0x45, 1), (one.tos, 1), (20 + length, 2), (0, 4), (one.ttl, 1), (_IPPROTO_UDP, 1), (0, 2))
-    head = b"".join(value.to_bytes(size, "big") for value, size in parts)
-    addresses = inet_aton(one.host) + inet_aton(one.to)
-    # A UDP checksum of 0 stands for none.
-    udp = b"".join(value.to_bytes(2, "big") for value in (one.port, port, length, 0))
-    return head + addresses + udp + one.data
+    family, length = _family(one.to), 8 + len(one.data)
+    addresses = inet_pton(family, one.host) + inet_pton(family, one.to)
+    words: tuple[tuple[int, int], ...]
+    if family == _AF_INET:
+        words = ((0x45, 1), (one.tos, 1), (20 + length, 2), (0, 4), (one.ttl, 1), (_IPPROTO_UDP, 1), (0, 2))
+    else:
+        words = ((6 << 28 | one.tos << 20, 4), (length, 2), (_IPPROTO_UDP, 1), (one.ttl, 1))
+    udp = b"".join(value.to_bytes(2, "big") for value in (one.port, port, length))
+    sum_ = _checksum(addresses + length.to_bytes(4, "big") + _IPPROTO_UDP.to_bytes(4, "big") + udp + one.data)
+    head = b"".join(value.to_bytes(size, "big") for value, size in words)
+    return head + addresses + udp + sum_.to_bytes(2, "big") + one.data
+
+
+def _checksum(data: bytes) -> int:
+    """Of UDP over either family, with what stands for the IP header first; it is never 0 (RFC 768)."""
+    return 0xFFFF - int.from_bytes(data + bytes(len(data) % 2), "big") % 0xFFFF
 
 
 def _waiting_bytes(fd: int) -> int:

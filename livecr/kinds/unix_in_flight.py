@@ -48,7 +48,7 @@ class Queues:
     """By inode number, of a frozen tree. Closes livecr's descriptors on exit."""
 
     def __init__(self) -> None:
-        self._told: dict[int, Told] = {}
+        self.told: dict[int, Told] = {}  # all unix sockets, once one has been looked at
         self._queues: dict[int, list[unix_queues.Peeked]] = {}
         self._backlogs: dict[int, list[Connection]] = {}
 
@@ -62,9 +62,9 @@ class Queues:
 
     def look(self, d: procfs.Descriptor, inode: int) -> list[InFlight]:
         """What is in flight in one socket: [] if it has been looked at before. Raises Refused."""
-        if not self._told:
-            self._told = sock_diag.unix_sockets()
-        one = self._told.get(inode)
+        if not self.told:
+            self.told = sock_diag.unix_sockets()
+        one = self.told.get(inode)
         if one is None or inode in self._queues:  # of another network namespace: an obstacle of its own
             return []
         self._queues[inode] = []

@@ -55,6 +55,50 @@ def test_datagrams_wait(
     assert (one.wait(), one.output()) == (0, "ready\nok\n")
 
 
+def test_without_bpf_datagrams_are_refused(
+    program: Callable[[str], Path], target: Callable[..., Target], livecr: Any
+) -> None:
+    """One that was peeked before would be lost, and nobody would know."""
+    one = target([program("kind_udp_queue")])
+    one.until_printed("ready")
+    said = livecr("check", one.pid, exit_code=3, LIVECR_WITHOUT="bpf").stderr
+    assert "has datagrams that are not read yet, and BPF is missing" in said
+
+
+GROUP = """
+import signal, socket
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+group = [socket.socket() for _ in range(3)]
+for s in group:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    s.bind(group[0].getsockname() if s is not group[0] else ('127.0.0.1', 0))
+    s.listen(20)
+    s.setblocking(False)
+print('ready', flush=True)
+signal.sigwait({signal.SIGUSR1})
+clients = [socket.create_connection(group[0].getsockname()) for _ in range(12)]
+accepted = []
+for s in group:
+    try:
+        while True: accepted.append(s.accept())
+    except BlockingIOError: pass
+    assert s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+assert len(accepted) == len(clients), len(accepted)
+print('ok', flush=True)
+"""
+
+
+def test_a_group_shares_its_port(target: Callable[..., Target], livecr: Any, image: Path) -> None:
+    """SO_REUSEPORT: every client would notice that nobody accepts it."""
+    one = target([sys.executable, "-c", GROUP])
+    one.until_printed("ready")
+    livecr("checkpoint", one.pid, "-o", image)
+    one.killed()
+    one.restore(image)
+    one.signal(signal.SIGUSR1)
+    assert (one.wait(), one.output()) == (0, "ready\nok\n")
+
+
 HOLDS = """
 import socket, time
 s = socket.socket(2, 2)

@@ -71,10 +71,6 @@ KINDS = {
         "    c.close()",
         "connections wait to be accepted on TCP",
     ),
-    "IPv6 datagrams": (
-        "s = socket.socket(10, 2); s.bind(('::1', 0)); s.sendto(b'x', s.getsockname())",
-        "has datagrams that are not read yet",
-    ),
     "UDP-Lite datagrams": (
         "s = socket.socket(2, 2, 136); s.bind(('127.0.0.1', 0)); s.sendto(b'x', s.getsockname())",
         "has datagrams that are not read yet",
@@ -99,10 +95,6 @@ KINDS = {
     "owner outside": (
         "import fcntl; fcntl.fcntl(a, fcntl.F_SETOWN, 1)",
         "sends signals to pid 1",
-    ),
-    "deleted directory": (
-        "os.open(sys.argv[1], 0); os.rmdir(sys.argv[1])",
-        "is deleted",
     ),
 }
 

@@ -72,6 +72,16 @@ def test_connections_wait_to_be_accepted(
     checks_itself(one)
 
 
+def test_without_bpf_waiting_connections_are_refused(
+    program: Callable[[str], Path], target: Callable[..., Any], livecr: Any, directory: Path
+) -> None:
+    """Only accept would tell of them, and it takes them."""
+    one = target([program("kind_unix_backlog"), directory])
+    one.until_printed("ready")
+    said = livecr("check", one.pid, exit_code=3, LIVECR_WITHOUT="bpf").stderr
+    assert "has connections that wait to be accepted, which takes BPF to look at" in said
+
+
 def test_an_image_can_be_restored_again(
     program: Callable[[str], Path], target: Callable[..., Any], livecr: Any, image: Path, directory: Path
 ) -> None:

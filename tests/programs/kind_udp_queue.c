@@ -101,6 +101,33 @@ static void from_afar(const char *host, int port, const char *to_host, int to, c
     MUST(raw >= 0 && sendto(raw, packet, sizeof *ip + length, 0, (void *)&a, sizeof a) == (ssize_t)(sizeof *ip + length) && !close(raw));
 }
 
+/* What a socket of IPv6 has got, from itself and from one of IPv4. */
+static void expect6(int fd, const char *text, const char *host, int port, int hops, int class, const char *to)
+{
+    struct sockaddr_in6 a = {0};
+    _Alignas(struct cmsghdr) char control[300];
+    struct iovec vector = {bytes, sizeof bytes};
+    struct msghdr m = {.msg_name = &a, .msg_namelen = sizeof a, .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT);
+    char from[50] = "", told[50] = "";
+    int has_hops = 0, has_class = 0;
+    inet_ntop(AF_INET6, &a.sin6_addr, from, sizeof from);
+    CHECK(n == (ssize_t)strlen(text) && !memcmp(bytes, text, n), "%s: %zd bytes, %s", text, n, n < 0 ? strerror(errno) : bytes);
+    CHECK(!strcmp(from, host) && ntohs(a.sin6_port) == port, "%s: from %s:%d", text, from, ntohs(a.sin6_port));
+    for (struct cmsghdr *c = n < 0 ? NULL : CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+        if (c->cmsg_level != SOL_IPV6) continue;
+        if (c->cmsg_type == IPV6_HOPLIMIT) memcpy(&has_hops, CMSG_DATA(c), 4);
+        if (c->cmsg_type == IPV6_TCLASS) memcpy(&has_class, CMSG_DATA(c), 4);
+        if (c->cmsg_type == IPV6_PKTINFO) {
+            struct in6_pktinfo info;
+            memcpy(&info, CMSG_DATA(c), sizeof info);
+            inet_ntop(AF_INET6, &info.ipi6_addr, told, sizeof told);
+            CHECK(info.ipi6_ifindex == 1, "%s: by interface %d", text, info.ipi6_ifindex);
+        }
+    }
+    CHECK(has_hops == hops && has_class == class && !strcmp(told, to), "%s: hop limit %d, class %x, to %s", text, has_hops, has_class, told);
+}
+
 int main(void)
 {
     signal(SIGUSR1, on_usr1);
@@ -124,6 +151,16 @@ int main(void)
     say(one, "127.0.0.1", joined, "before", 6);
     MUST(!connect(joined, (void *)&a, sizeof a));
     say(two, "127.0.0.1", joined, "after", 5);
+    int six = socket(AF_INET6, SOCK_DGRAM, 0), speaks = socket(AF_INET6, SOCK_DGRAM, 0);
+    struct sockaddr_in6 any = {.sin6_family = AF_INET6}, self = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    MUST(!bind(six, (void *)&any, sizeof any) && !bind(speaks, (void *)&self, sizeof self));
+    MUST(!setsockopt(six, SOL_IPV6, IPV6_RECVPKTINFO, &(int){1}, 4) && !setsockopt(six, SOL_IPV6, IPV6_RECVHOPLIMIT, &(int){1}, 4));
+    MUST(!setsockopt(six, SOL_IPV6, IPV6_RECVTCLASS, &(int){1}, 4) && !setsockopt(speaks, SOL_IPV6, IPV6_TCLASS, &(int){0x40}, 4));
+    MUST(!setsockopt(speaks, SOL_IPV6, IPV6_UNICAST_HOPS, &(int){9}, 4));
+    self.sin6_port = htons(port_of(six));
+    MUST(sendto(speaks, "of six", 6, 0, (void *)&self, sizeof self) == 6);
+    say(two, "127.0.0.8", six, "of four", 7);
+    MUST(sendto(speaks, "odd", 3, 0, (void *)&self, sizeof self) == 3);
     int buffer = option(plain, SOL_SOCKET, SO_RCVBUF);
 
     printf("ready\n");
@@ -143,6 +180,10 @@ int main(void)
     expect(joined, "before", "before", 6, "127.0.0.1", from_one, 0, 0, "");
     expect(joined, "after", "after", 5, "127.0.0.2", from_two, 0, 0, "");
     CHECK(recv(all, bytes, 1, MSG_DONTWAIT) == -1 && recv(joined, bytes, 1, MSG_DONTWAIT) == -1, "one too many");
+    expect6(six, "of six", "::1", port_of(speaks), 9, 0x40, "::1");
+    expect6(six, "of four", "::ffff:127.0.0.2", from_two, 0, 0, "::ffff:127.0.0.8");
+    expect6(six, "odd", "::1", port_of(speaks), 9, 0x40, "::1");
+    CHECK(recv(six, bytes, 1, MSG_DONTWAIT) == -1, "one too many");
     say(one, "127.0.0.1", plain, "new", 3);
     expect(plain, "new", "new", 3, "127.0.0.1", from_one, 0, 0, "");
     if (!failures) printf("ok\n");
