@@ -21,12 +21,12 @@ from livecr.kernel.pidfd import duplicate
 from livecr.kinds import (
     births,
     descriptors,
+    dispatch,
     files,
     inherited,
     pages,
     process,
     requests,
-    settings,
     signals,
     sysv,
     threads,
@@ -122,7 +122,7 @@ def _checkpoint(
                 seen = evidence[process_.pid]
                 seen.together = {*frozen.pids, *frozen.ended}
                 seen.after_freeze(process_.pid, now_ns)
-                settings.refuse_dispatch(process_)
+                dispatch.confirm(process_, seen.after)
                 seccomp.suspend(process_, seen.after, filter_policy)
             for process_ in frozen.processes:
                 threads.leave_critical_sections(process_)
