@@ -22,12 +22,12 @@ from livecr.kernel.prompt import ordinary, undelayed
 from livecr.kinds import (
     births,
     descriptors,
+    dispatch,
     files,
     inherited,
     pages,
     process,
     requests,
-    settings,
     signals,
     sysv,
     threads,
@@ -163,7 +163,7 @@ def _enter_calls_again(
         seen = evidence[process_.pid]
         seen.together = {*frozen.pids, *frozen.ended}
         seen.after_freeze(process_.pid, now_ns)
-        settings.refuse_dispatch(process_)
+        dispatch.confirm(process_, seen.after)
         seccomp.suspend(process_, seen.after, filter_policy)
     for process_ in frozen.processes:
         threads.leave_critical_sections(process_)

@@ -21,6 +21,7 @@ from livecr.kernel.prompt import undelayed
 from livecr.kinds import (
     births,
     descriptors,
+    dispatch,
     files,
     kernel_code,
     memory,
@@ -308,6 +309,7 @@ class _Building:
             task = self._tasks[thread.tid]
             task.stop_again()
             task.set_registers(self._registers[thread.tid])
+            dispatch.load(thread.dispatch, task)
 
     def _resume(self) -> None:
         """Let go of all, at once, the root last. The first that runs may end others: that is up to the

@@ -96,7 +96,7 @@ def obstacles(pid: int, mappings: list[procfs.Mapping], filter_policy: str) -> l
     """
     seen = bpf.look(pid)
     found = sessions.obstacles(pid) + fs_struct.obstacles(pid) + keyrings.obstacles(pid, seen)
-    found += settings.obstacles(pid, seen) + cgroups.obstacles(pid) + numa.obstacles(pid)
+    found += settings.obstacles(pid) + cgroups.obstacles(pid) + numa.obstacles(pid)
     found += seccomp.obstacles(pid, filter_policy)
     found += timers.obstacles(pid)
     memory.look_ahead(mappings)

@@ -8,7 +8,7 @@ Called by process.
 from __future__ import annotations
 
 from livecr._native import ffi, lib
-from livecr.errors import Obstacle, Refused
+from livecr.errors import Obstacle
 from livecr.kernel import procfs
 from livecr.target.program import Program
 
@@ -16,13 +16,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from livecr.kernel.bpf import TaskState
     from livecr.target.engine import Borrowed
-    from livecr.target.process import Process
     from livecr.target.spawn import Seed
     from livecr.target.tracee import Tracee
 
-__all__ = ["PROCESS", "TASK", "load", "obstacles", "refuse_dispatch", "save"]
+__all__ = ["PROCESS", "TASK", "load", "obstacles", "save"]
 
 PROCESS, TASK = "process", "task"
 #: When: with the rest; or last, since a change of credentials resets it, or it forbids what comes before.
@@ -30,9 +28,6 @@ _EARLY, _LATE = False, True
 _OUT = -1  # in the arguments: where the kernel writes an int
 _VALUE_BYTES = 8
 _SPEC_PRCTL = 1  # PR_SPEC_PRCTL of what PR_GET_SPECULATION_CTRL tells: it can be set
-
-PTRACE_GET_DISPATCH = 0x4211  # PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG
-_DISPATCH_WORDS = 4  # struct ptrace_sud_config: mode, selector, offset, len
 
 
 class Setting:
@@ -88,10 +83,9 @@ _NR_PRCTL, _SCHED_CORE, _SCHED_CORE_GET, _SCHED_CORE_THREAD = 157, 62, 0, 0
 _ALL_ONES = 0xFFFFFFFFFFFFFFFF
 
 
-def obstacles(pid: int, seen: dict[int, TaskState]) -> list[Obstacle]:
-    """What of the CPU's features, or of the kernel's, livecr cannot give back. ``seen``: by BPF, if that is
-    to be had."""
-    found = [_dispatch(pid, tid) for tid, state in seen.items() if state.dispatches]
+def obstacles(pid: int) -> list[Obstacle]:
+    """What of the CPU's features, or of the kernel's, livecr cannot give back."""
+    found = []
     for tid in procfs.threads(pid):
         try:
             told = procfs.status(pid, tid)
@@ -151,21 +145,6 @@ def _values(of: str, results: list[int], written: bytes) -> dict[str, int]:
             at = _VALUE_BYTES * i
             found[row.name] = int.from_bytes(written[at : at + 4], "little") if _OUT in row.get else result
     return found
-
-
-def refuse_dispatch(frozen: Process) -> None:
-    """Raises Refused for a task with syscall user dispatch: a call made in it might be sent back to it."""
-    for task in frozen.tasks:
-        buffer = ffi.new("uint64_t[]", _DISPATCH_WORDS)
-        address = int(ffi.cast("uintptr_t", buffer))
-        size = 8 * _DISPATCH_WORDS
-        if lib.lcr_ptrace(PTRACE_GET_DISPATCH, task.tid, size, address) >= 0 and buffer[0]:
-            raise Refused.because([_dispatch(task.pid, task.tid)])
-
-
-def _dispatch(pid: int, tid: int) -> Obstacle:
-    what = "it has its system calls dispatched to itself (PR_SET_SYSCALL_USER_DISPATCH)"
-    return Obstacle(f"task {tid} of process {pid}", what, "this version of livecr cannot save that")
 
 
 # -- loading -----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from livecr.errors import Failed
 from livecr.image.record import Record
 from livecr.kernel import procfs
 from livecr.kernel.seccomp import Strict
-from livecr.kinds import scheduling, settings, signals, tls
+from livecr.kinds import dispatch, scheduling, settings, signals, tls
 from livecr.target.compat import CompatProgram
 from livecr.target.program import Program
 
@@ -76,6 +76,7 @@ class Thread(Record):
     credentials: int  # index into the process's
     filters: list[int]  # of seccomp, the oldest first: indices into the process's
     strict: bool  # whether it is in seccomp's strict mode
+    dispatch: dispatch.Dispatch | None
     settings: dict[str, int]
     compat_robust_list: int
     tls: list[bytes]
@@ -122,6 +123,7 @@ def save(
         settings=own_settings,
         filters=filters,
         strict=isinstance(task.filters, Strict),
+        dispatch=dispatch.save(task, seen),
     )
 
 

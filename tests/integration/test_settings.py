@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.conftest import until
+from tests.integration.conftest import is_as_it_was, until
+
+
+def cpu_ticks(pid: int) -> int:
+    """User time that a process has used."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[11])
 
 
 @pytest.mark.parametrize("fate", ["left-running", "restored", "restored-twice"])
@@ -52,14 +57,29 @@ def test_a_parent_that_leaves(
     assert (one.wait(), one.output()) == (0, "ready\nok\n")
 
 
+@pytest.mark.parametrize("fate", ["left-running", "restored", "restored-twice"])
+@pytest.mark.parametrize("kind", ["dispatch", "inclusive"])
 def test_system_calls_that_are_dispatched(
+    kind: str, fate: str, program: Callable[[str], Path], target: Callable[..., Any], place: Path, livecr: Any
+) -> None:
+    """A call that is not allowed still comes back as SIGSYS, in this task only."""
+    one = target([program("settings"), kind])
+    until(lambda: one.output() != "", "it says something")
+    if one.output() == "not here\n":
+        pytest.skip("this kernel has no PR_SYS_DISPATCH_INCLUSIVE_ON")
+    is_as_it_was(one, fate, place, livecr)
+
+
+def test_while_no_call_is_allowed(
     program: Callable[[str], Path], target: Callable[..., Any], image: Path, livecr: Any
 ) -> None:
-    """A call made in such a program could come back to it as SIGSYS: it is refused, and runs on."""
-    one = target([program("settings"), "dispatch"])
+    """A call made in such a task would come back to it as SIGSYS: it is refused, and runs on."""
+    one = target([program("settings"), "blocked"])
     one.until_printed("ready")
-    for command in (["check", one.pid], ["checkpoint", one.pid, "-o", image]):
-        assert "PR_SET_SYSCALL_USER_DISPATCH" in livecr(*command, exit_code=3).stderr
+    # It is in its own code, which allows no calls, when it has used some time there.
+    until(lambda: cpu_ticks(one.pid) > 20, "it counts")
+    said = livecr("checkpoint", one.pid, "-o", image, exit_code=3).stderr
+    assert "PR_SET_SYSCALL_USER_DISPATCH" in said
     assert not image.exists()
     one.signal(signal.SIGUSR1)
     assert (one.wait(), one.output()) == (0, "ready\nok\n")

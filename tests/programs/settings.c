@@ -4,7 +4,9 @@
                 signal, TSC, machine checks, speculation, timer slack, name, keepcaps, merged pages; what the OOM killer
                 thinks of it, what is in its core dumps, and its limits
      scheduling policies, nice values, affinities, I/O priorities of each task
-     dispatch   PR_SET_SYSCALL_USER_DISPATCH is on */
+     dispatch   PR_SET_SYSCALL_USER_DISPATCH is on, and calls are allowed: then one that is not comes back as SIGSYS
+     inclusive  the same, of a range of code only (PR_SYS_DISPATCH_INCLUSIVE_ON, since 6.17)
+     blocked    no calls are allowed until the signal comes, which it waits for in its own code */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
@@ -168,11 +170,65 @@ static void *other(void *argument)
     return NULL;
 }
 
+static volatile char selector;
+static volatile sig_atomic_t came_back, told;
+static int is_dispatched;
+
+static void on_sys(int number, siginfo_t *info, void *context)
+{
+    (void)number, (void)context;
+    selector = 0; /* allow: the handler has to return */
+    came_back = info->si_syscall;
+}
+
+static void on_usr1(int number)
+{
+    (void)number;
+    selector = 0;
+    told = 1;
+}
+
+static void dispatch(int inclusive)
+{
+    struct sigaction action = {.sa_sigaction = on_sys, .sa_flags = SA_SIGINFO};
+    sigaction(SIGSYS, &action, NULL);
+    if (inclusive && prctl(59, 2, 4096, 0x7fff00000000, &selector) != 0) {
+        printf("not here\n");
+        exit(77);
+    }
+    CHECK(inclusive || prctl(59, 1, 0, 0, &selector) == 0, "dispatch: %s", strerror(errno));
+}
+
+static void call_is_dispatched(void)
+{
+    long number = SYS_getppid;
+    selector = 1;
+    __asm__ volatile("syscall" : "+a"(number) : : "rcx", "r11", "memory");
+    selector = 0;
+    CHECK(came_back == SYS_getppid, "a call was not dispatched: %ld", number);
+}
+
+static int blocked(void)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    signal(SIGUSR1, on_usr1);
+    pthread_sigmask(SIG_SETMASK, &none, NULL);
+    printf("ready\n");
+    fflush(stdout);
+    CHECK(prctl(59, 1, 0, 0, &selector) == 0, "dispatch: %s", strerror(errno));
+    selector = 1;
+    while (!told)
+        ;
+    printf("ok\n");
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     struct seen before[MOST];
     pthread_t threads[2];
-    int numbers[] = {1, 2}, signal, count;
+    int numbers[] = {1, 2}, got, count;
     sigset_t usr1;
     CHECK(argc >= 2, "usage");
     scheduling = !strcmp(argv[1], "scheduling");
@@ -184,10 +240,11 @@ int main(int argc, char **argv)
     change(0);
     if (!strcmp(argv[1], "prctl"))
         change_all();
-    if (!strcmp(argv[1], "dispatch")) {
-        static char selector;
-        CHECK(prctl(59, 1, 0, 0, &selector) == 0, "dispatch");
-    }
+    if (!strcmp(argv[1], "blocked"))
+        return blocked();
+    is_dispatched = !strcmp(argv[1], "dispatch") || !strcmp(argv[1], "inclusive");
+    if (is_dispatched)
+        dispatch(!strcmp(argv[1], "inclusive"));
     int no_execute = !scheduling && prctl(65, 1, 0, 0, 0) == 0; /* 6.3 */
     for (int i = 0; i < 2; i++)
         pthread_create(&threads[i], NULL, other, &numbers[i]);
@@ -195,8 +252,10 @@ int main(int argc, char **argv)
     count = look(before);
     printf("ready\n");
     fflush(stdout);
-    sigwait(&usr1, &signal);
+    sigwait(&usr1, &got);
     compare("process", before, count);
+    if (is_dispatched)
+        call_is_dispatched();
     pthread_barrier_wait(&go);
     for (int i = 0; i < 2; i++)
         pthread_join(threads[i], NULL);
