@@ -21,7 +21,7 @@ from livecr.kernel.prompt import undelayed
 from livecr.kinds import (
     births,
     common,
-    descriptors,
+    descriptors_made,
     dispatch,
     files,
     kernel_code,
@@ -111,7 +111,7 @@ def _restore(
             if any(core.head_bytes > integrity.CHUNK_BYTES for core in cores.values()):
                 verification.finish()  # normally registers and tables are in the first chunk
             plausible.check(content, cores, image, leaves=leaves)
-            opened = descriptors.Opened(
+            opened = descriptors_made.Opened(
                 *(content.table, content.unlinked, content.removed, image),
                 at_terminal=at_terminal,
                 file_policy=file_policy,
@@ -138,7 +138,7 @@ class _Building:
         self,
         content: Content,
         cores: dict[int, Core],
-        opened: descriptors.Opened,
+        opened: descriptors_made.Opened,
         objects: sysv.Objects,
         verification: integrity.Verification,
     ) -> None:
@@ -244,7 +244,7 @@ class _Building:
             process.finish_memory(record, self._cores[pid], self._opened.unlinked, self._seeds[pid])
         own = {pid: r.descriptors for pid, r in self._records.items() if common.FILES not in r.place.shares}
         ended = {zombie.place.pid for zombie in self._content.zombies}
-        descriptors.load(self._content.table, own, self._opened, self._seeds, ended)
+        descriptors_made.load(self._content.table, own, self._opened, self._seeds, ended)
         for pid, record in self._records.items():
             self._tasks |= process.load_tasks(record, self._seeds[pid], self._opened.directories)
             if pid not in own:
@@ -252,11 +252,11 @@ class _Building:
         self._objects.redo(self._seeds)
         owners = {seed.memory_of for seed in self._seeds.values()}
         vmas = {pid: self._records[pid].memory.vmas for pid in owners}
-        descriptors.finish_rings(self._content.table, own, self._opened, vmas, self._seeds, self._tasks)
-        descriptors.arm_timers(self._content.table, self._opened, self._now)
+        descriptors_made.finish_rings(self._content.table, own, self._opened, vmas, self._seeds, self._tasks)
+        descriptors_made.arm_timers(self._content.table, self._opened, self._now)
         groups = {record.place.pgid for record in self._records.values()}
         numbers = {*self._tasks, *self._records, *ended, *groups}
-        descriptors.set_owners(self._content.table, own, self._opened, self._seeds, numbers)
+        descriptors_made.set_owners(self._content.table, own, self._opened, self._seeds, numbers)
 
     def _load_signals(self, record: process.Process) -> None:
         """And all else that comes late. Children first: what a parent is told of them meanwhile is dropped

@@ -1,7 +1,7 @@
 """The unix sockets of an image made anew: the loading half of sockets_unix, in the order that works.
 
 socketpair, listen and connect are called in the half-built processes, since SO_PEERCRED names their caller;
-names, data and options come from livecr, which has a duplicate of each. Called by descriptors.Opened.
+names, data and options come from livecr, which has a duplicate of each. Called by descriptors_made.
 """
 
 from __future__ import annotations
