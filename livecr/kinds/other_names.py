@@ -99,8 +99,12 @@ def _look(link: str, path: str, stat: os.stat_result) -> Named | None:
         if (there.st_dev, there.st_ino) != (stat.st_dev, stat.st_ino):
             return None  # the mount is covered by another, in which the handle means another file
         return Named(path, Handle(mount=mount, type=told[0], content=told[1], inode=stat.st_ino))
-    name = file_handles.search(mount, stat.st_ino, lambda path: _leads_to(path, stat)) or ""
-    return Named(name, None) if name else None
+    for place in (directory, mount):  # most probably it is near
+        if os.path.isdir(place):
+            found = file_handles.search(place, stat.st_ino, lambda path: _leads_to(path, stat))
+            if found:
+                return Named(found, None)
+    return None
 
 
 def load(handle: Handle, path: str, flags: int) -> int:

@@ -6,8 +6,9 @@ or a protection that is not as it was (a crash), an object that has changed, or 
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,19 @@ def test_another_jvm_starts_while_the_program_is_in_its_image(
             assert "hsperfdata" in refused.stderr
 
     again(attempt)
+
+
+def test_hundreds_of_threads_of_the_jvm(
+    built: Callable[[str], Path],
+    target: Callable[..., Any],
+    lives_on: Callable[..., Iterator[str]],
+    tmp_path: Path,
+) -> None:
+    """All of them are there, wake up when they are told to, and end."""
+    options = ["-XX:-UsePerfData", "-XX:+UseSerialGC", "-Xmx64m", "-cp", built("Many.java")]
+    one = target(["java", *options, "Many", tmp_path / "go"])
+    one.until_printed("ready\n")
+    for _ in lives_on(one):
+        assert len(os.listdir(f"/proc/{one.pid}/task")) > 300
+    (tmp_path / "go").touch()
+    assert (one.wait(), one.output()) == (0, f"ready\n{sum(range(1, 301))}\n")
