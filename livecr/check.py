@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from livecr.errors import NoSuchProcess, Obstacle, Refused
-from livecr.kernel import machine, procfs
-from livecr.kinds import births, descriptors, process, sysv, unlinked
+from livecr.kernel import leader, machine, procfs
+from livecr.kinds import common, descriptors, process, sysv, unlinked
 from livecr.target import seccomp, tree
 from livecr.waits import live
 
@@ -24,14 +24,13 @@ def obstacles(pid: int, unix_peer: str = "refuse", filter_policy: str = seccomp.
     if pid == os.getpid():
         return [Obstacle(f"process {pid}", "it is livecr itself", "name another process")]
     try:
-        if _leader_has_exited(pid):
-            return [_without_leader(pid)]
+        leader.look(pid)
         if not procfs.read(pid, "maps"):
             return [Obstacle(f"process {pid}", "it is a kernel thread or has ended", "name a program")]
         if procfs.status(pid).get("Tgid") != str(pid):
-            leader = procfs.status(pid).get("Tgid")
+            tgid = procfs.status(pid).get("Tgid")
             return [
-                Obstacle(f"task {pid}", f"it is a thread of process {leader}", f"checkpoint {leader} instead")
+                Obstacle(f"task {pid}", f"it is a thread of process {tgid}", f"checkpoint {tgid} instead")
             ]
         return _of_tree(pid, unix_peer, filter_policy)
     except _MISSING:
@@ -55,7 +54,7 @@ def _of_tree(root: int, unix_peer: str, filter_policy: str) -> list[Obstacle]:
             found = [one for pid in pids for one in _of_one(pid, mappings[pid], filter_policy)]
             found += unlinked.outsiders(mappings, pids)
             return (
-                found + births.obstacles(pids) + descriptors.obstacles(pids, unix_peer) + sysv.obstacles(pids)
+                found + common.obstacles(pids) + descriptors.obstacles(pids, unix_peer) + sysv.obstacles(pids)
             )
         except _MISSING:
             # A child may end at any time, and those born meanwhile will be looked at when they are frozen.
@@ -66,18 +65,9 @@ def _of_tree(root: int, unix_peer: str, filter_policy: str) -> list[Obstacle]:
             pids = [pid for pid in pids if pid in there]
 
 
-def _leader_has_exited(pid: int) -> bool:
-    return procfs.state(pid) == "Z" and procfs.threads(pid) not in ([], [pid])
-
-
-def _without_leader(pid: int) -> Obstacle:
-    what = "its first thread has exited (pthread_exit) while others run"
-    return Obstacle(f"process {pid}", what, "this version of livecr cannot save that")
-
-
 def _of_one(pid: int, mappings: list[procfs.Mapping], filter_policy: str) -> list[Obstacle]:
-    if _leader_has_exited(pid):
-        return [_without_leader(pid)]
+    if found := leader.obstacles(pid):
+        return found
     if machine.of_process(pid) == machine.X32:
         way_out = "use its x86-64 or i386 build: livecr saves these"
         return [Obstacle(f"process {pid}", "it is an x32 program", way_out)]

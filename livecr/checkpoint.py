@@ -21,6 +21,7 @@ from livecr.kernel.pidfd import duplicate
 from livecr.kernel.prompt import ordinary, undelayed
 from livecr.kinds import (
     births,
+    common,
     descriptors,
     dispatch,
     files,
@@ -259,29 +260,36 @@ def save(
     pids = frozen.pids
     places = births.save(frozen)
     pidfds = {one.pid: one.pidfd for one in frozen.processes}
-    holders = [pid for pid in pids if "files" not in places[pid].shares]
-    mappings = {pid: procfs.mappings(pid) for pid in pids}
+    holders = [pid for pid in pids if common.FILES not in places[pid].shares]
+    owners = {one.pid: one.sharing[0].pid for one in frozen.processes}  # of the memory of each
+    owned = {pid: procfs.mappings(pid) for pid in dict.fromkeys(owners.values())}
+    mappings = {pid: owned[owners[pid]] for pid in pids}
     for process_ in frozen.processes:  # before anything is saved: requests change memory, files and pipes
         requests.settle(process_, mappings[process_.pid], as_kernel_resumes)
-    in_the_way = unlinked.outsiders(mappings, pids)
+    in_the_way = unlinked.outsiders(owned, pids)
     if in_the_way:
         raise Refused.because(in_the_way)
     keeper = files.Keeper(new)
     nameless = unlinked.Saver(keeper)
     own, table = descriptors.save(holders, keeper, lambda d: duplicate(pidfds[d.pid], d.fd), unix_peer)
     shared_stored: dict[int, list[tuple[int, int]]] = {}
-    records = []
+    records: dict[int, process.Process] = {}
     for process_ in frozen.processes:
         pid, place = process_.pid, places[process_.pid]
-        stored = pages.stored(pid, mappings[pid], shared_stored)
+        is_owner = owners[pid] == pid
+        stored = pages.stored(pid, mappings[pid], shared_stored) if is_owner else pages.Runs()
         kept: list[inherited.Inherited] = []
-        if births.is_born_of(place, places):
-            kept, common = inherited.save(pid, mappings[pid], place.ppid, mappings[place.ppid])
-            stored = stored.without(common)
-        parts = (place, mappings[pid], kept, own.get(pid, []), nameless, keeper.directories, ticks[pid])
+        if is_owner and births.is_born_of(place, places):
+            kept, born_with = inherited.save(pid, mappings[pid], place.ppid, mappings[place.ppid])
+            stored = stored.without(born_with)
+        known = None if is_owner else records[owners[pid]].memory
+        parts = (
+            *(place, mappings[pid], known, kept, own.get(pid, [])),
+            *(nameless, keeper.directories, ticks[pid]),
+        )
         record = process.save(process_, frozen.children(pid), *parts, calls[pid].seen, as_kernel_resumes)
         _store_core(process_, calls[pid].registers, record, mappings[pid], stored, new)
-        records.append(record)
+        records[pid] = record
     waits = [Waiting(tid=tid, wait=wait) for one in calls.values() for tid, wait in one.waits.items()]
     undoes = {pid: calls[pid].undoes for pid in pids}
     time_model, time_model_from = wished(mappings)
@@ -289,7 +297,7 @@ def save(
     return Content(
         name=procfs.read(pids[0], "comm").decode("utf-8", "replace").strip(),
         frozen_at=frozen_at,
-        processes=records,
+        processes=list(records.values()),
         zombies=zombies_,
         left_behind=births.left_behind([*places.values(), *(zombie.place for zombie in zombies_)]),
         table=table,
@@ -298,7 +306,7 @@ def save(
         unlinked=nameless.records,
         removed=keeper.directories.records,
         waits=waits,
-        sysv=sysv.save(frozen, mappings, [waiting.wait for waiting in waits], undoes, new),
+        sysv=sysv.save(frozen, owned, [waiting.wait for waiting in waits], undoes, new),
     )
 
 
@@ -337,5 +345,6 @@ def _store_core(
     )
     layout = elfcore.layout(about, notes, process.core_mappings(mappings), runs.native, runs.count)
     gently = any(m.shares_pages and not m.shared for m in mappings)
+    workers = len(os.sched_getaffinity(0))
     with ordinary() if layout.size > _LARGE_BYTES else nullcontext():
-        new.store_core(pid, layout, workers=len(os.sched_getaffinity(0)), gently=gently)
+        new.store_core(pid, layout, workers, gently=gently, task=frozen.leader.tid)

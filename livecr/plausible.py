@@ -11,7 +11,7 @@ import time
 
 from livecr.errors import BadImage, Refused
 from livecr.kernel import clock, cpu_clock, procfs
-from livecr.kinds import memory, seccomp, sysv_shm
+from livecr.kinds import common, leaders, memory, seccomp, sysv_shm
 from livecr.waits.clocks import MODELS
 from livecr.waits.wishes import ORIGINS
 
@@ -39,8 +39,15 @@ def check(told: Content, cores: dict[int, Core], image: str, *, leaves: bool = F
     for record in told.processes:
         core = cores[record.place.pid]
         tids = [thread.tid for thread in record.threads]
-        if [thread.tid for thread in core.threads] != tids or record.place.pid != tids[0]:
+        if (
+            [thread.tid for thread in core.threads] != tids
+            or not tids
+            or _has_leader(record) == (record.leader is not None)
+        ):
             raise BadImage("its core file and its manifest are not of the same process", where=core.where)
+        if record.leader is not None:
+            leaders.check(record.leader, core.where)
+        _check_shared(told, record, core)
         _check_abi(told, record, core)
         _check_ranges(record, core)
         _check_segments(told, record, core)
@@ -51,10 +58,28 @@ def check(told: Content, cores: dict[int, Core], image: str, *, leaves: bool = F
     for tid in all_numbers(told):
         _check_free(tid)
     for record in told.processes:
-        memory.check(record.memory)
+        if common.MEMORY not in record.place.shares:
+            memory.check(record.memory)
     _check_clocks(told)
     if leaves:
         _check_parent(told.processes[0])
+
+
+def _check_shared(told: Content, record: process.Process, core: Core) -> None:
+    """Memory that is the parent's is described as that is, and has its pages there."""
+    parent = next((one for one in told.processes if one.place.pid == record.place.ppid), None)
+    shares = record.place.shares
+    common.check(shares, has_parent=parent is not None, where=core.where)
+    if (
+        parent is not None
+        and common.MEMORY in shares
+        and (record.memory != parent.memory or record.inherited or core.run_count)
+    ):
+        raise BadImage("its memory is not its parent's", where=core.where)
+
+
+def _has_leader(record: process.Process) -> bool:
+    return record.threads[0].tid == record.place.pid
 
 
 def _check_clocks(told: Content) -> None:
@@ -95,6 +120,7 @@ def _check_parent(root: process.Process) -> None:
 def all_numbers(told: Content) -> list[int]:
     """All that the program will have, or that have to be free while it is made."""
     numbers = [thread.tid for record in told.processes for thread in record.threads]
+    numbers += [record.place.pid for record in told.processes if record.leader is not None]
     return [*numbers, *(zombie.place.pid for zombie in told.zombies), *told.left_behind]
 
 

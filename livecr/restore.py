@@ -20,6 +20,7 @@ from livecr.kernel.bpf import switched_off
 from livecr.kernel.prompt import undelayed
 from livecr.kinds import (
     births,
+    common,
     descriptors,
     dispatch,
     files,
@@ -154,6 +155,7 @@ class _Building:
         self._tasks: dict[int, Tracee] = {}  # by TID in the image
         self._registers: dict[int, Registers] = {}
         self._reentries: dict[int, Reentry] = {}
+        self._incomplete = set(self._records)
 
     def build(self, time_model: str) -> Restored:
         """All of it, or nothing. Raises Failed, Refused, BadImage."""
@@ -225,6 +227,8 @@ class _Building:
         record = self._records.get(pid)
         if record is None:
             return  # one that has ended, and will have no memory
+        if common.MEMORY in record.place.shares:
+            return  # its parent's
         if seed.compat != (record.memory.abi == machine.I386):
             seed.become(is_compat=not seed.compat)
         born_with = self._records[seed.memory_of].memory if seed.memory_of else None
@@ -238,7 +242,7 @@ class _Building:
         self._opened.all_mapped()
         for pid, record in self._records.items():
             process.finish_memory(record, self._cores[pid], self._opened.unlinked, self._seeds[pid])
-        own = {pid: r.descriptors for pid, r in self._records.items() if "files" not in r.place.shares}
+        own = {pid: r.descriptors for pid, r in self._records.items() if common.FILES not in r.place.shares}
         ended = {zombie.place.pid for zombie in self._content.zombies}
         descriptors.load(self._content.table, own, self._opened, self._seeds, ended)
         for pid, record in self._records.items():
@@ -246,10 +250,12 @@ class _Building:
             if pid not in own:
                 own[pid] = own[record.place.ppid]
         self._objects.redo(self._seeds)
-        vmas = {pid: record.memory.vmas for pid, record in self._records.items()}
+        owners = {seed.memory_of for seed in self._seeds.values()}
+        vmas = {pid: self._records[pid].memory.vmas for pid in owners}
         descriptors.finish_rings(self._content.table, own, self._opened, vmas, self._seeds, self._tasks)
         descriptors.arm_timers(self._content.table, self._opened, self._now)
-        numbers = {*self._tasks, *ended, *(record.place.pgid for record in self._records.values())}
+        groups = {record.place.pgid for record in self._records.values()}
+        numbers = {*self._tasks, *self._records, *ended, *groups}
         descriptors.set_owners(self._content.table, own, self._opened, self._seeds, numbers)
 
     def _load_signals(self, record: process.Process) -> None:
@@ -304,7 +310,9 @@ class _Building:
         seed = self._seeds[record.place.pid]
         timers.start_cpu_time(record.interval_timers, record.posix_timers, seed)
         self._enter_waits(record)
-        seed.remove_engine(kernel_code.syscall_instruction(record.memory, seed.leader))
+        self._incomplete.remove(record.place.pid)
+        if all(self._seeds[pid].memory_of != seed.memory_of for pid in self._incomplete):
+            seed.remove_engine(kernel_code.syscall_instruction(record.memory, seed.leader))
         for thread in record.threads:
             task = self._tasks[thread.tid]
             task.stop_again()

@@ -85,10 +85,13 @@ class NewImage:
         if not self._committed:
             self._remove()
 
-    def store_core(self, pid: int, layout: Layout, workers: int, *, gently: bool = False) -> FileRecord:
+    def store_core(
+        self, pid: int, layout: Layout, workers: int, *, gently: bool = False, task: int = 0
+    ) -> FileRecord:
         """Write PID.core: the layout's head and, straight from the process, its pages.
 
         The process must not run meanwhile. ``gently``: pages that it shares since a fork stay so; slower.
+        ``task``: the one to reach its memory by, if not the leader.
         Raises Failed.
         """
         name = f"{pid}.core"
@@ -97,7 +100,7 @@ class NewImage:
             digests = _digest_room(layout.size)
             where = ffi.new("uint64_t *")
             result = lib.lcr_dump(
-                *(pid, fd, layout.head, len(layout.head), layout.runs, layout.run_count, layout.size),
+                *(task or pid, fd, layout.head, len(layout.head), layout.runs, layout.run_count, layout.size),
                 *(CHUNK_BYTES, digests, len(digests), workers, int(gently), where),
             )
             if result < 0 and where[0]:

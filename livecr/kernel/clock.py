@@ -12,6 +12,7 @@ import os
 import time
 
 from livecr._native import lib
+from livecr.kernel import leader
 
 __all__ = [
     *("BOOTTIME", "MONOTONIC", "REALTIME", "TAI"),
@@ -91,13 +92,13 @@ def offsets_ns(pid: int) -> dict[int, int]:
     Raises FileNotFoundError or ProcessLookupError when there is no such process.
     """
     try:
-        lives_in = os.readlink(f"/proc/{pid}/ns/time")
+        lives_in = os.readlink(leader.path(pid, "ns/time"))
     except FileNotFoundError:
         os.stat(f"/proc/{pid}")
         return dict(_UNSHIFTED)  # a kernel without time namespaces
     # timens_offsets tells about the namespace that children will be born in; mostly that is the same one.
-    if os.readlink(f"/proc/{pid}/ns/time_for_children") == lives_in:
-        with open(f"/proc/{pid}/timens_offsets", encoding="ascii") as lines:
+    if os.readlink(leader.path(pid, "ns/time_for_children")) == lives_in:
+        with open(leader.path(pid, "timens_offsets"), encoding="ascii") as lines:
             return _parse(lines.read())
     return _from_inside(pid)
 
@@ -117,7 +118,7 @@ def _from_inside(pid: int) -> dict[int, int]:
     child = os.fork()
     if child == 0:
         try:
-            namespace = os.open(f"/proc/{pid}/ns/time", os.O_RDONLY | os.O_CLOEXEC)
+            namespace = os.open(leader.path(pid, "ns/time"), os.O_RDONLY | os.O_CLOEXEC)
             if lib.lcr_syscall(_NR_SETNS, namespace, _CLONE_NEWTIME, 0, 0, 0, 0) == 0:
                 offsets = os.open("/proc/self/timens_offsets", os.O_RDONLY)
                 os.write(writer, os.read(offsets, 4096))

@@ -6,6 +6,8 @@ Called by check, target/freeze and kinds.
 
 from __future__ import annotations
 
+from livecr.kernel import leader
+
 __all__ = ["I386", "OTHER", "X32", "X86_64", "of_header", "of_process"]
 
 X86_64, I386, X32, OTHER = "x86-64", "i386", "x32", "another machine"
@@ -24,5 +26,5 @@ def of_header(header: bytes) -> str:
 
 def of_process(pid: int) -> str:
     """The same of the executable of a process. Raises OSError."""
-    with open(f"/proc/{pid}/exe", "rb", buffering=0) as file:
+    with open(leader.path(pid, "exe"), "rb", buffering=0) as file:
         return of_header(file.read(_HEADER_BYTES))

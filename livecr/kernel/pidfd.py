@@ -9,6 +9,7 @@ import os
 
 from livecr._native import lib
 from livecr.errors import Failed
+from livecr.kernel import leader
 
 __all__ = ["Duplicate", "duplicate"]
 
@@ -37,7 +38,7 @@ class Duplicate:
 
     def __init__(self, pid: int, fd: int) -> None:
         try:
-            pidfd = os.pidfd_open(pid)
+            pidfd = leader.open_pidfd(pid)
         except ProcessLookupError:
             raise FileNotFoundError(pid) from None
         try:

@@ -1,6 +1,7 @@
 """What /proc/PID says: memory mappings, status, stat, descriptors, timers (proc(5)).
 
-Plain parsing of text that the kernel writes; nothing here is traced or changed. Called by kinds and target.
+Plain parsing of text that the kernel writes; nothing here is traced or changed. Of a process whose leader has
+exited it is what another thread shows, but for what the leader has for itself. Called by kinds and target.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 from contextlib import suppress
 
 from livecr.errors import Failed
+from livecr.kernel import leader
 
 __all__ = [
     "Descriptor",
@@ -16,6 +18,7 @@ __all__ = [
     "children",
     "descriptor",
     "descriptors",
+    "exit_status",
     "is_ending",
     "is_worker",
     "layout",
@@ -23,11 +26,13 @@ __all__ = [
     "link",
     "mappings",
     "namespace",
+    "path",
     "posix_timers",
     "read",
     "stat",
     "state",
     "status",
+    "task_state",
     "threads",
 ]
 
@@ -91,18 +96,30 @@ class Descriptor:
         """As errors name it."""
         return f"process {self.pid}, descriptor {self.fd}"
 
+    @property
+    def path(self) -> str:
+        """Where /proc has it; opened, it gives another description of the same file."""
+        return path(self.pid, f"fd/{self.fd}")
+
     def stat(self) -> os.stat_result:
         """Of the file behind it. Raises OSError when it has just been closed."""
-        return os.stat(f"/proc/{self.pid}/fd/{self.fd}")
+        return os.stat(self.path)
 
 
 _READ_BYTES = 32768
+_OF_LEADER = ("stat", "status", "comm")  # what a leader that has exited still has
 _ENDED = (FileNotFoundError, ProcessLookupError)  # before the open, and between open and read
+
+
+def path(pid: int, name: str) -> str:
+    """Where /proc has file ``name`` of a process."""
+    own = name in _OF_LEADER or name.startswith("task/")
+    return f"/proc/{pid}/{name}" if own else leader.path(pid, name)
 
 
 def read(pid: int, name: str) -> bytes:
     """The content of /proc/``pid``/``name``. Raises OSError."""
-    fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path(pid, name), os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = [os.read(fd, _READ_BYTES)]
         while parts[-1]:
@@ -118,12 +135,12 @@ def _text(pid: int, name: str) -> str:
 
 def link(pid: int, name: str) -> str:
     """Where the symbolic link /proc/``pid``/``name`` points."""
-    return os.readlink(f"/proc/{pid}/{name}")
+    return os.readlink(path(pid, name))
 
 
 def namespace(pid: int, kind: str) -> str:
     """The namespace of one kind ("pid", "mnt", …), as the kernel names it: ``pid:[4026531836]``."""
-    return os.readlink(f"/proc/{pid}/ns/{kind}")
+    return os.readlink(path(pid, f"ns/{kind}"))
 
 
 def threads(pid: int) -> list[int]:
@@ -233,7 +250,7 @@ def stat(pid: int) -> dict[str, int]:
 
 def layout(pid: int) -> dict[str, int]:
     """Those of them that tell the memory layout."""
-    words = _stat_words(pid)
+    words = _stat_words(leader.number(pid))
     return {name: int(words[number - 3]) for number, name in _STAT_FIELDS if number in _LAYOUT_FIELDS}
 
 
@@ -242,11 +259,25 @@ def state(pid: int) -> str:
     return _stat_words(pid)[0]
 
 
+def exit_status(pid: int) -> int:
+    """Of a leader that has exited, as wait(2) would give it; not that of the process (fs/proc/array.c)."""
+    return int(_words(_text(pid, f"task/{pid}/stat"))[_EXIT_CODE - 3])
+
+
+def task_state(pid: int, tid: int) -> str:
+    """The same of one of its tasks."""
+    return _words(_text(pid, f"task/{tid}/stat"))[0]
+
+
 def _stat_words(pid: int) -> list[str]:
-    text = _text(pid, "stat")
+    return _words(_text(pid, "stat"))
+
+
+def _words(text: str) -> list[str]:
     return text[text.rindex(")") + 2 :].split()  # words[0] is field 3
 
 
+_EXIT_CODE = 52
 # Number of the field in /proc/PID/stat, and its name in proc_pid_stat(5).
 _STAT_FIELDS = (
     (4, "ppid"),
@@ -255,7 +286,7 @@ _STAT_FIELDS = (
     (7, "tty_nr"),
     (8, "tpgid"),
     (38, "exit_signal"),
-    (52, "exit_code"),
+    (_EXIT_CODE, "exit_code"),
     (26, "startcode"),
     (27, "endcode"),
     (28, "startstack"),
@@ -273,7 +304,7 @@ _LAYOUT_FIELDS = frozenset(range(26, 29)) | frozenset(range(45, 52))
 def descriptors(pid: int) -> list[Descriptor]:
     """Every open descriptor, ascending by number; of a running process, those that stay open meanwhile."""
     found = []
-    for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
+    for fd in sorted(int(name) for name in os.listdir(path(pid, "fd"))):
         with suppress(FileNotFoundError):  # it has just been closed
             found.append(descriptor(pid, fd))
     return found

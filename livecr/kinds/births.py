@@ -8,13 +8,11 @@ ended are stood in for by processes that live only so long (credentials(7), sets
 from __future__ import annotations
 
 import os
-import time
-from contextlib import suppress
 
-from livecr._native import lib
-from livecr.errors import Failed, Obstacle
+from livecr.errors import Failed, Refused
 from livecr.image.record import Record
 from livecr.kernel import procfs
+from livecr.kinds import common
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -24,28 +22,16 @@ if TYPE_CHECKING:
     from livecr.target.process import Tree
     from livecr.target.spawn import Seed
 
-__all__ = ["Family", "Place", "is_born_of", "left_behind", "obstacles", "place_of", "save"]
+__all__ = ["Family", "Place", "is_born_of", "left_behind", "place_of", "save"]
 
-CLONE_FS, CLONE_FILES, CLONE_PARENT = 0x200, 0x400, 0x8000
+CLONE_PARENT = 0x8000
 PR_SET_CHILD_SUBREAPER = 36
 _WALL = 0x40000000
 _OUTSIDE = 0  # stands for the session and the group that livecr itself is in
-#: What a child can share with its parent for good: the name in Place.shares, and clone(2)'s flag.
-SHARED = {"fs": CLONE_FS, "files": CLONE_FILES}
-_NR_KCMP = 312
-_VFORK_S, _PAUSE_S = 1.0, 0.002
-#: kcmp(2), KCMP_*: of whole processes. What they are called.
-_KCMP = {"memory": 1, "files": 2, "fs": 3, "handlers": 4}
-_CALLED = {
-    "memory": "memory (CLONE_VM; vfork)",
-    "files": "descriptor table (CLONE_FILES)",
-    "fs": "current directory and umask (CLONE_FS)",
-    "handlers": "signal handlers (CLONE_SIGHAND)",
-}
 
 
 class Place(Record):
-    """Where a process stands among others. ``shares``: with its parent, of SHARED."""
+    """Where a process stands among others. ``shares``: with its parent (kinds/common)."""
 
     pid: int
     ppid: int
@@ -55,41 +41,15 @@ class Place(Record):
     shares: list[str]
 
 
-def obstacles(pids: list[int]) -> list[Obstacle]:
-    """What processes share that they cannot be made to share again. ``pids``: a tree, the root first."""
-    found = []
-    for pid in pids:
-        with suppress(FileNotFoundError, ProcessLookupError):
-            parent = procfs.stat(pid)["ppid"]
-            for name, number in _KCMP.items():
-                inside = parent in pids and name in SHARED
-                if parent and not inside and _stays_shared(pid, parent, number):
-                    what = f"it shares its {_CALLED[name]} with its parent, process {parent}"
-                    found.append(Obstacle(f"process {pid}", what, "this version of livecr cannot save that"))
-    return found
-
-
-def _stays_shared(pid: int, parent: int, number: int) -> bool:
-    """vfork(2) shares all until the child executes something, which is soon."""
-    give_up = time.monotonic() + _VFORK_S
-    while _is_shared(pid, parent, number):
-        if time.monotonic() > give_up:
-            return True
-        time.sleep(_PAUSE_S)
-    return False
-
-
-def _is_shared(pid: int, parent: int, number: int) -> bool:
-    return int(lib.lcr_syscall(_NR_KCMP, pid, parent, number, 0, 0, 0)) == 0
-
-
 def save(frozen: Tree) -> dict[int, Place]:
-    """Of a frozen tree, by PID."""
+    """Of a frozen tree, by PID. Raises Refused for what cannot be shared again."""
+    in_the_way = common.obstacles(frozen.pids, before=False)
+    if in_the_way:
+        raise Refused.because(in_the_way)
     places: dict[int, Place] = {}
     for pid in frozen.pids:
         parent = procfs.stat(pid)["ppid"]
-        shares = [name for name in SHARED if parent in places and _is_shared(pid, parent, _KCMP[name])]
-        places[pid] = place_of(pid, shares)
+        places[pid] = place_of(pid, common.shares(pid, parent) if parent in places else [])
     return places
 
 
@@ -197,7 +157,7 @@ class Family:
         return [child.pid for child in children if child.pid not in self.seeds]
 
     def _bear(self, child: Place, parent: Seed, parent_pid: int) -> int:
-        flags = sum(SHARED[name] for name in child.shares)
+        flags = common.clone_flags(child.shares)
         self.seeds[child.pid] = parent.fork(child.pid, flags=flags, exit_signal=child.exit_signal)
         self._session[child.pid] = self._session[parent_pid]
         return child.pid
@@ -243,6 +203,10 @@ class Family:
 
     def _bear_by_leader(self, place: Place) -> None:
         ppid, leader = self._leaders[place.sid]
+        if place.shares:
+            raise Failed(
+                "it cannot be born of its parent, with which it shares", where=f"process {place.pid}"
+            )
         if ppid == place.ppid:
             child = leader.fork(place.pid, flags=CLONE_PARENT, exit_signal=0)
         else:

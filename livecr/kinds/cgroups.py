@@ -10,7 +10,7 @@ import os
 
 from livecr.errors import Obstacle
 from livecr.image.record import Record
-from livecr.kernel import procfs
+from livecr.kernel import leader, procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Membership(Record):
 
 def save(pid: int) -> list[Membership]:
     """Of a process."""
-    return [Membership(hierarchy=name, path=path) for name, path in _told(pid, pid)]
+    return [Membership(hierarchy=name, path=path) for name, path in _told(pid, leader.number(pid))]
 
 
 def _told(pid: int, tid: int) -> list[tuple[str, str]]:
@@ -46,8 +46,10 @@ def _told(pid: int, tid: int) -> list[tuple[str, str]]:
 
 def obstacles(pid: int) -> list[Obstacle]:
     """Threads in groups of their own."""
-    own = _told(pid, pid)
+    own = _told(pid, leader.number(pid))  # who has exited may have left its group
     for tid in procfs.threads(pid):
+        if tid == pid and leader.has_exited(pid):
+            continue
         try:
             there = _told(pid, tid)
         except (FileNotFoundError, ProcessLookupError):
@@ -65,7 +67,7 @@ def obstacles(pid: int) -> list[Obstacle]:
 
 def load(wanted: list[Membership], seed: Seed) -> list[str]:
     """Put it back where it was. Returns warnings: what is not there, or does not take it."""
-    now = dict(_told(seed.pid, seed.pid))
+    now = dict(_told(seed.pid, seed.leader.tid))
     differing = [one for one in wanted if now.get(one.hierarchy) != one.path]
     if not differing:
         return []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from livecr.target.spawn import Seed
     from livecr.target.tracee import Tracee
 
-__all__ = ["Credentials", "load", "save"]
+__all__ = ["Credentials", "load", "of_exited", "save"]
 
 PR_GET_SECUREBITS, PR_SET_SECUREBITS = 27, 28
 PR_CAPBSET_DROP = 24
@@ -66,6 +66,11 @@ def save(told: dict[str, str], seen: TaskState | None, borrowed: Borrowed | None
     program = Program()
     program.add("prctl", PR_GET_SECUREBITS, 0, 0, 0, 0)
     (securebits,) = borrowed.run(program)
+    return _told(told, securebits)
+
+
+def of_exited(told: dict[str, str], securebits: int) -> Credentials:
+    """Of a task that has exited; ``told``: the lines of its status file."""
     return _told(told, securebits)
 
 

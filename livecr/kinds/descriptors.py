@@ -15,7 +15,7 @@ from contextlib import suppress
 from livecr._native import ffi, lib
 from livecr.errors import BadImage, Failed, Obstacle, Refused
 from livecr.image.record import Record
-from livecr.kernel import procfs
+from livecr.kernel import leader, procfs
 from livecr.kinds import (
     devices,
     directories,
@@ -207,7 +207,7 @@ class Descriptors:
 
     def protocol(self, d: procfs.Descriptor) -> str:
         """What the kernel calls a socket's protocol: TCP, UDPv6, UNIX, UNIX-STREAM … (net/socket.c)."""
-        name = os.getxattr(f"/proc/{d.pid}/fd/{d.fd}", "system.sockprotoname")
+        name = os.getxattr(d.path, "system.sockprotoname")
         return name.rstrip(b"\0").decode("ascii", "replace")
 
 
@@ -221,7 +221,12 @@ def _file(stat: os.stat_result) -> tuple[int, int]:
 
 def _is_same(one: procfs.Descriptor, other: procfs.Descriptor) -> bool:
     """Whether both are of one open file description."""
-    return bool(lib.lcr_syscall(_NR_KCMP, one.pid, other.pid, _KCMP_FILE, one.fd, other.fd, 0) == 0)
+    return bool(
+        lib.lcr_syscall(
+            _NR_KCMP, leader.number(one.pid), leader.number(other.pid), _KCMP_FILE, one.fd, other.fd, 0
+        )
+        == 0
+    )
 
 
 # What a process is needed for, to know it or to make it again, so that it has to be in a table as well.
@@ -376,14 +381,18 @@ class _Known:
         at = -1
         if indices:
             at = lib.lcr_kcmp_find(
-                ffi.from_buffer(_INTS, pids), ffi.from_buffer(_INTS, fds), len(indices), d.pid, d.fd
+                ffi.from_buffer(_INTS, pids),
+                ffi.from_buffer(_INTS, fds),
+                len(indices),
+                leader.number(d.pid),
+                d.fd,
             )
         if at >= 0:
             return indices[at], False
         if at <= -lib.LCR_KCMP_FAILED:
             raise Failed(f"kcmp: {os.strerror(-lib.LCR_KCMP_FAILED - at)}", where=f"process {d.pid}")
         place, self._count = -1 - at, self._count + 1
-        pids.insert(place, d.pid)
+        pids.insert(place, leader.number(d.pid))
         fds.insert(place, d.fd)
         indices.insert(place, self._count - 1)
         return self._count - 1, True

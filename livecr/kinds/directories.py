@@ -71,7 +71,7 @@ class Removed(Record):
 
 def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | None:
     """One that is open must be where its name says, or be removed in a place where it can be made again."""
-    what = stands_in_the_way(f"/proc/{d.pid}/fd/{d.fd}")
+    what = stands_in_the_way(d.path)
     return (f"the directory {what[0]}", what[1]) if what else None
 
 
@@ -177,7 +177,7 @@ class Saver:
 
 def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -> Directory:
     """Of a frozen process."""
-    path, removed = keeper.directories.find(f"/proc/{pid}/fd/{d.fd}")
+    path, removed = keeper.directories.find(d.path)
     return Directory(path=path, flags=d.flags & _FLAGS, offset=d.pos, removed=removed)
 
 

@@ -12,7 +12,7 @@ import os
 from livecr._native import ffi, lib
 from livecr.errors import Failed, Obstacle
 from livecr.image.record import Record
-from livecr.kernel import procfs
+from livecr.kernel import leader, procfs
 from livecr.target.program import Program
 
 TYPE_CHECKING = False
@@ -75,7 +75,12 @@ def strangers(instances: list[procfs.Descriptor]) -> list[Obstacle]:
 def _knows_all(d: procfs.Descriptor, instances: list[procfs.Descriptor]) -> procfs.Descriptor | None:
     """A descriptor of the same instance in a process in which every number still stands for its file."""
     for other in instances:
-        is_same = lib.lcr_syscall(NR_KCMP, d.pid, other.pid, KCMP_FILE, d.fd, other.fd, 0) == 0
+        is_same = (
+            lib.lcr_syscall(
+                NR_KCMP, leader.number(d.pid), leader.number(other.pid), KCMP_FILE, d.fd, other.fd, 0
+            )
+            == 0
+        )
         if is_same and not _strange(other):
             return other
     return None
@@ -89,7 +94,7 @@ def _strange(d: procfs.Descriptor) -> list[int]:
         seen[item.fd] = nth + 1
         slot = ffi.new("uint32_t[3]", [d.fd, item.fd, nth])  # struct kcmp_epoll_slot
         at = int(ffi.cast("uintptr_t", slot))
-        if lib.lcr_syscall(NR_KCMP, d.pid, d.pid, KCMP_EPOLL_TFD, item.fd, at, 0) != 0:
+        if lib.lcr_syscall(NR_KCMP, *(leader.number(d.pid),) * 2, KCMP_EPOLL_TFD, item.fd, at, 0) != 0:
             found.append(item.fd)
     if found:
         # Of a program that runs: is it still so, or was the item removed meanwhile?

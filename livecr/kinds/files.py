@@ -108,7 +108,7 @@ def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | No
 
 
 def _named(d: procfs.Descriptor, stat: os.stat_result) -> other_names.Named | None:
-    return other_names.find(f"/proc/{d.pid}/fd/{d.fd}", d.target, stat)
+    return other_names.find(d.path, d.target, stat)
 
 
 def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -> File:
@@ -116,7 +116,7 @@ def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -
     named = _named(d, stat)
     if named is not None:
         return describe(named.path, d.flags & _FLAGS, d.pos, stat, "", named.handle)
-    content = keeper.keep(f"/proc/{pid}/fd/{d.fd}", stat)
+    content = keeper.keep(d.path, stat)
     return describe(d.target.removesuffix(_DELETED), d.flags & _FLAGS, d.pos, stat, content)
 
 

@@ -11,7 +11,7 @@ import os
 from livecr._native import lib
 from livecr.errors import Obstacle
 from livecr.image.record import Record
-from livecr.kernel import procfs
+from livecr.kernel import leader, procfs
 from livecr.kinds.directories import stands_in_the_way
 from livecr.target.program import Program
 
@@ -55,16 +55,17 @@ class Unshared(Record):
 
 def obstacles(pid: int) -> list[Obstacle]:
     """Directories that cannot be gone back to; and what threads have that livecr cannot take apart again."""
-    found = _places(f"process {pid}", f"/proc/{pid}")
-    others = procfs.threads(pid)[1:]
+    found = _places(f"process {pid}", f"/proc/{leader.number(pid)}")
+    first = leader.number(pid)
+    others = [tid for tid in procfs.threads(pid) if tid not in (pid, first)]
     alone = []
     for tid in others:
-        if _differs(pid, tid, _KCMP_FILES):
+        if _differs(first, tid, _KCMP_FILES):
             what = "it has a descriptor table of its own (unshare, CLONE_FILES)"
             found.append(
                 Obstacle(f"task {tid} of process {pid}", what, "this version of livecr cannot save that")
             )
-        if _differs(pid, tid, _KCMP_FS):
+        if _differs(first, tid, _KCMP_FS):
             alone.append(tid)
             found += _places(f"task {tid} of process {pid}", f"/proc/{pid}/task/{tid}")
     for tid, other in ((tid, other) for tid in alone for other in alone if tid < other):
@@ -98,7 +99,7 @@ def _differs(one: int, other: int, kind: int) -> bool:
 
 def save(pid: int, told: dict[str, str], directories: Saver) -> FsStruct:
     """Of a frozen process; ``told``: the lines of its status file. Raises Refused."""
-    return _save(f"/proc/{pid}", told, directories)
+    return _save(f"/proc/{leader.number(pid)}", told, directories)
 
 
 def save_unshared(pid: int, tids: list[int], directories: Saver) -> list[Unshared]:
@@ -106,7 +107,7 @@ def save_unshared(pid: int, tids: list[int], directories: Saver) -> list[Unshare
     return [
         Unshared(tid=tid, fs=_save(f"/proc/{pid}/task/{tid}", procfs.status(pid, tid), directories))
         for tid in tids
-        if _differs(pid, tid, _KCMP_FS)
+        if _differs(leader.number(pid), tid, _KCMP_FS)
     ]
 
 

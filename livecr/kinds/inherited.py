@@ -11,6 +11,7 @@ import os
 from livecr._native import lib
 from livecr.errors import BadImage
 from livecr.image.record import Record
+from livecr.kernel import procfs
 from livecr.kinds.pages import Runs
 from livecr.target.program import Program
 
@@ -42,8 +43,8 @@ def save(
 ) -> tuple[list[Inherited], Runs]:
     """Of a frozen process and its frozen parent: by mapping for the manifest, and all runs."""
     alike = {_identity(m) for m in parents if not m.shared}
-    mine = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    theirs = os.open(f"/proc/{parent}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    mine = os.open(procfs.path(pid, "pagemap"), os.O_RDONLY | os.O_CLOEXEC)
+    theirs = os.open(procfs.path(parent, "pagemap"), os.O_RDONLY | os.O_CLOEXEC)
     found, runs = [], Runs()
 
     def common(pagemap: int, *args: object) -> int:

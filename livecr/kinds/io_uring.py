@@ -12,7 +12,7 @@ import os
 from livecr._native import lib
 from livecr.errors import Obstacle
 from livecr.image.record import Record
-from livecr.kernel import async_io, holders, procfs
+from livecr.kernel import async_io, holders, leader, procfs
 from livecr.kernel.async_io import RING_PATH
 from livecr.kernel.bpf import Unavailable
 
@@ -186,11 +186,11 @@ def _outsiders(ours: list[procfs.Descriptor], insiders: frozenset[int]) -> list[
     found = []
     for pid in holders.outsiders(insiders) if ours else []:
         try:
-            for fd in os.listdir(f"/proc/{pid}/fd"):
-                if os.readlink(f"/proc/{pid}/fd/{fd}") != RING_PATH:
+            for fd in os.listdir(procfs.path(pid, "fd")):
+                if procfs.link(pid, f"fd/{fd}") != RING_PATH:
                     continue
                 for d in ours:
-                    if lib.lcr_syscall(NR_KCMP, d.pid, pid, KCMP_FILE, d.fd, int(fd), 0) == 0:
+                    if lib.lcr_syscall(NR_KCMP, leader.number(d.pid), pid, KCMP_FILE, d.fd, int(fd), 0) == 0:
                         what = f"the io_uring is shared with process {pid} (descriptor {fd})"
                         found.append(Obstacle(d.where, what, "let that process close it"))
         except OSError:

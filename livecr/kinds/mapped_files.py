@@ -10,12 +10,8 @@ import os
 
 from livecr.errors import Obstacle, Refused
 from livecr.image.record import Record
-from livecr.kernel import build_id
+from livecr.kernel import build_id, procfs
 from livecr.kinds import other_names, unlinked
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from livecr.kernel import procfs
 
 __all__ = ["MappedFile", "difference", "identify", "identify_executable", "look_ahead", "obstacles"]
 
@@ -106,7 +102,7 @@ def identify(pid: int, m: procfs.Mapping, nameless: unlinked.Saver) -> MappedFil
 
 def identify_executable(pid: int, nameless: unlinked.Saver) -> MappedFile:
     """The one that /proc/PID/exe names."""
-    link = f"/proc/{pid}/exe"
+    link = procfs.path(pid, "exe")
     path = os.readlink(link)
     if path.endswith(" (deleted)"):
         return _without_name(link, path, nameless, written=False)

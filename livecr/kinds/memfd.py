@@ -73,7 +73,7 @@ def outsiders(
 
 def save(pid: int, d: procfs.Descriptor, stat: os.stat_result, keeper: Keeper) -> MemFd:
     """Of a frozen process; the content once for all descriptions."""
-    path = f"/proc/{pid}/fd/{d.fd}"
+    path = d.path
     content = keeper.keep(path, stat)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -93,7 +93,7 @@ def is_queue(d: procfs.Descriptor, stat: os.stat_result) -> bool:
     """Whether a regular file is a message queue."""
     if stat.st_size != _FILE_BYTES:
         return False
-    path, told = f"/proc/{d.pid}/fd/{d.fd}".encode() + b"\0", bytearray(_STATFS_BYTES)
+    path, told = d.path.encode() + b"\0", bytearray(_STATFS_BYTES)
     if lib.lcr_syscall(NR_STATFS, _address(path), _address(told), 0, 0, 0, 0) < 0:
         return False
     return int.from_bytes(told[:8], "little") == _MQUEUE_MAGIC
@@ -103,7 +103,7 @@ class _Open:
     """A queue of a process, open in livecr by a description of its own."""
 
     def __init__(self, d: procfs.Descriptor) -> None:
-        self.fd = os.open(f"/proc/{d.pid}/fd/{d.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        self.fd = os.open(d.path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __enter__(self) -> _Open:
         return self

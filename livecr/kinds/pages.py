@@ -12,6 +12,7 @@ import os
 from livecr._native import ffi, lib
 from livecr.errors import Failed
 from livecr.image.integrity import CHUNK_BYTES
+from livecr.kernel import procfs
 from livecr.kernel.async_io import AIO_PATH, RING_PATH
 from livecr.kinds import huge_pages
 from livecr.target import blobs
@@ -86,7 +87,7 @@ def stored(pid: int, mappings: list[Mapping], shared_stored: dict[int, list[tupl
     stored already; those stored now are added.
     """
     runs = Runs()
-    pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    pagemap = os.open(procfs.path(pid, "pagemap"), os.O_RDONLY | os.O_CLOEXEC)
     try:
         for m in mappings:
             if m.path in ("[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]"):
@@ -111,7 +112,7 @@ def stored(pid: int, mappings: list[Mapping], shared_stored: dict[int, list[tupl
 
 def _shared_extents(pid: int, m: Mapping) -> list[tuple[int, int]]:
     """Where the part of the shmem object that ``m`` shows has pages, as addresses."""
-    fd = os.open(f"/proc/{pid}/map_files/{m.start:x}-{m.end:x}", os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(procfs.path(pid, f"map_files/{m.start:x}-{m.end:x}"), os.O_RDONLY | os.O_CLOEXEC)
     found = []
     limit = m.offset + m.end - m.start
     try:
@@ -139,7 +140,7 @@ def guards(pid: int, mappings: list[Mapping]) -> list[tuple[int, int]]:
     if not marked:
         return []
     runs = Runs()
-    pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    pagemap = os.open(procfs.path(pid, "pagemap"), os.O_RDONLY | os.O_CLOEXEC)
     try:
         for m in marked:
             runs.scan(lib.lcr_scan_guards, pagemap, m.start, m.end)

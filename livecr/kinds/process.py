@@ -13,11 +13,13 @@ from livecr.kinds import (
     aio,
     births,
     cgroups,
+    common,
     credentials,
     descriptors,
     fs_struct,
     inherited,
     keyrings,
+    leaders,
     mapped_files,
     memory,
     numa,
@@ -78,7 +80,8 @@ class Process(Record):
     inherited: list[inherited.Inherited]
     protection_keys: list[int]
     mapped_keys: list[list[int]]
-    threads: list[threads.Thread]  # the leader first
+    leader: leaders.ExitedLeader | None
+    threads: list[threads.Thread]  # the leader first, unless it has exited
     actions: list[signals.Action]
     pending: list[bytes]
     interval_timers: list[timers.IntervalTimer]
@@ -109,6 +112,7 @@ def save(
     children: list[process.Process],
     place: births.Place,
     mappings: list[procfs.Mapping],
+    known_memory: memory.Memory | None,
     kept: list[inherited.Inherited],
     table: list[descriptors.Descriptor],
     nameless: unlinked.Saver,
@@ -119,7 +123,8 @@ def save(
 ) -> Process:
     """Describe a frozen process. ``resume``: the registers that the kernel would go on with from a stop's.
 
-    ``children``: those that are frozen too; ``kept``: the memory that it shares with its parent;
+    ``children``: those that are frozen too; ``known_memory``: its memory, if it is another's too and
+    saved already; ``kept``: the memory that it shares with its parent since a fork;
     ``nameless``: where mapped files go that no name leads to; ``directories``: where removed
     ones are told; ``ticking``: its timers and signals; ``seen``: what BPF has
     read of its tasks, by TID, or nothing. Raises Refused for what cannot be saved.
@@ -154,7 +159,7 @@ def save(
                     whole = {
                         "session": sessions.save(pid, borrowed),
                         "fs": fs_struct.save(pid, told, directories),
-                        "memory": memory.save(frozen, mappings, guards, nameless, borrowed),
+                        "memory": known_memory or memory.save(frozen, mappings, guards, nameless, borrowed),
                         "actions": signals.save_actions(borrowed, told),
                         "protection_keys": pkeys.save(
                             borrowed, mappings, confined=any(task.filters for task in frozen.tasks)
@@ -163,6 +168,7 @@ def save(
                     }
     return Process(
         place=place,
+        leader=leaders.save(pid, seen.get(pid)) if frozen.leader.tid != pid else None,
         stopped_by=frozen.stop_signal,
         unshared_fs=fs_struct.save_unshared(pid, [task.tid for task in frozen.tasks[1:]], directories),
         inherited=kept,
@@ -266,22 +272,25 @@ def load_memory(
 
 def finish_memory(record: Process, core: Core, nameless: list[int], seed: Seed) -> None:
     """What children do not inherit, or shall not; then what the process has as a whole."""
-    memory.finish(record.memory, seed, core.auxv, pages.holding(core, record.memory), nameless)
-    pkeys.load(record.protection_keys, record.mapped_keys, record.memory, seed)
-    aio.load(record.memory.aio, record.memory.vmas, seed)
+    if common.MEMORY not in record.place.shares:
+        memory.finish(record.memory, seed, core.auxv, pages.holding(core, record.memory), nameless)
+        pkeys.load(record.protection_keys, record.mapped_keys, record.memory, seed)
+        aio.load(record.memory.aio, record.memory.vmas, seed)
     sessions.load(record.session, seed)
 
 
 def load_tasks(record: Process, seed: Seed, directories: Remaker) -> dict[int, Tracee]:
     """Threads, what each of them says to the kernel, and where they are. Returns the tasks by TID."""
-    tasks = {record.place.pid: seed.leader}
-    for thread in record.threads[1:]:
+    tasks = {} if record.leader else {record.place.pid: seed.leader}
+    for thread in record.threads[len(tasks) :]:
         tasks[thread.tid] = seed.add_thread(thread.tid)
     for thread in record.threads:
         threads.load(thread, seed, tasks[thread.tid])
-    if "fs" not in record.place.shares:
+    if common.FS not in record.place.shares:
         fs_struct.load(record.fs, directories, seed)
     fs_struct.load_unshared(record.unshared_fs, directories, seed, tasks)
+    if record.leader:
+        leaders.load(record.leader, seed)
     return tasks
 
 

@@ -12,7 +12,7 @@ import os
 import time
 
 from livecr.errors import Failed, Obstacle, Refused
-from livecr.kernel import async_io, machine
+from livecr.kernel import async_io, machine, procfs
 from livecr.kernel.async_io import AIO_PATH, RING_PATH
 from livecr.kernel.bpf import Unavailable
 from livecr.kinds import aio, io_uring
@@ -39,9 +39,9 @@ _WAY_OUT = "let the program wait for them to complete, then try again"
 def _has_any(pid: int, mappings: list[Mapping]) -> bool:
     if any(m.path in (RING_PATH, AIO_PATH) for m in mappings):
         return True
-    for fd in os.listdir(f"/proc/{pid}/fd"):
+    for fd in os.listdir(procfs.path(pid, "fd")):
         try:
-            if os.readlink(f"/proc/{pid}/fd/{fd}") == RING_PATH:
+            if procfs.link(pid, f"fd/{fd}") == RING_PATH:
                 return True
         except FileNotFoundError:
             continue  # it has just been closed
@@ -92,7 +92,7 @@ def _in_flight(told: AsyncIo) -> str:
 def _progress(pid: int, told: AsyncIo) -> list[object]:
     """Something that changes with each completion."""
     tails: list[object] = [ring.cached_cq_tail for ring in told.rings.values()]
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+    with open(procfs.path(pid, "mem"), "rb", buffering=0) as memory:
         for context in told.contexts:
             try:
                 tails.append(os.pread(memory.fileno(), 4, context.address + 12))  # struct aio_ring, tail

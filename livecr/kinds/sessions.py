@@ -9,7 +9,7 @@ import os
 
 from livecr.errors import Obstacle
 from livecr.image.record import Record
-from livecr.kernel import procfs
+from livecr.kernel import leader, procfs
 from livecr.kinds import settings
 from livecr.target.program import Program
 
@@ -58,7 +58,7 @@ def obstacles(pid: int) -> list[Obstacle]:
     tracer = int(told["TracerPid"])
     if tracer not in (0, os.getpid()):
         found.append(Obstacle(task, f"process {tracer} traces it", "end the debugger or strace there"))
-    if told["State"].startswith("Z"):
+    if told["State"].startswith("Z") and not leader.has_exited(pid):
         found.append(Obstacle(task, "it has ended already (zombie)", "there is nothing left to save"))
     return found
 
@@ -88,7 +88,7 @@ def load(session: Session, seed: Seed) -> None:
 
 def _write(pid: int, name: str, value: str) -> None:
     number = int(value, 16 if name == "coredump_filter" else 10)
-    with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
+    with open(procfs.path(pid, name), "w", encoding="ascii") as file:
         file.write(f"{number:#x}" if name == "coredump_filter" else str(number))
 
 

@@ -15,7 +15,7 @@ import os
 from livecr._native import lib
 from livecr.errors import Obstacle, Refused
 from livecr.image.record import Record
-from livecr.kernel import sysvipc
+from livecr.kernel import leader, sysvipc
 from livecr.kernel.bpf import Unavailable
 from livecr.kernel.peek import Peek
 from livecr.kinds import sysv_object
@@ -108,7 +108,7 @@ def save_undo(processes: list[Process], undoes: dict[int, bool | None]) -> list[
 
 def _refuse_shared(pids: list[int]) -> None:
     for first, pid in ((first, pid) for pid in pids for first in pids if first < pid):
-        if lib.lcr_syscall(_NR_KCMP, first, pid, _KCMP_SYSVSEM, 0, 0, 0) == 0:
+        if lib.lcr_syscall(_NR_KCMP, leader.number(first), leader.number(pid), _KCMP_SYSVSEM, 0, 0, 0) == 0:
             what = f"it gives back semaphores together with process {first} (CLONE_SYSVSEM)"
             raise Refused(what, where=f"process {pid}", way_out="this version of livecr cannot save that")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from livecr.errors import Failed, Obstacle, Refused
-from livecr.kernel import procfs, sysvipc
+from livecr.kernel import kcmp, procfs, sysvipc
 from livecr.kinds import sysv_object
 from livecr.kinds.files import copy_data
 from livecr.kinds.sysv_object import IPC_RMID, IpcObject
@@ -63,7 +63,10 @@ def obstacles(pids: list[int]) -> list[Obstacle]:
     known = sysvipc.objects(sysvipc.SHARED_MEMORY)
     own: dict[int, int] = {}
     users: dict[int, int] = {}
+    same = [group[1:] for group in kcmp.groups(pids, kcmp.VM)] if known else []
     for pid in pids if known else ():
+        if any(pid in others for others in same):
+            continue
         for m in procfs.mappings(pid, with_flags=False):
             if is_segment(m):
                 own[m.inode] = own.get(m.inode, 0) + 1
@@ -92,7 +95,7 @@ def save(mappings: dict[int, list[procfs.Mapping]], image: NewImage) -> list[Seg
     found = []
     for id, shown in parts.items():
         row, (pid, m) = known[id], shown[0]
-        fd = os.open(f"/proc/{pid}/map_files/{m.start:x}-{m.end:x}", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(procfs.path(pid, f"map_files/{m.start:x}-{m.end:x}"), os.O_RDONLY | os.O_CLOEXEC)
         try:
             content = image.store_file(fd).name
         finally:
@@ -114,7 +117,7 @@ def _tail(size: int, shown: list[tuple[int, procfs.Mapping]]) -> bytes:
     """A file's bytes end at its size, those of the memory at the end of the page."""
     for pid, m in shown:
         if m.offset <= size < m.offset + m.end - m.start:
-            with open(f"/proc/{pid}/mem", "rb", 0) as memory:
+            with open(procfs.path(pid, "mem"), "rb", 0) as memory:
                 tail = os.pread(memory.fileno(), _room(size) - size, m.start + size - m.offset)
             return tail if tail.strip(b"\0") else b""
     return b""

@@ -383,8 +383,8 @@ def _held_by(pid: int) -> set[tuple[int, int]]:
     try:
         controlling = _decoded(procfs.stat(pid)["tty_nr"])
         held |= {controlling} if controlling else set()
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+        for fd in os.listdir(procfs.path(pid, "fd")):
+            target = procfs.link(pid, f"fd/{fd}")
             if target.startswith("/dev/pts/") and target[9:].isdigit():
                 held.add(_slave(int(target[9:])))
             elif target in _MASTERS:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 
 from livecr.errors import Obstacle
-from livecr.kernel import holders
+from livecr.kernel import holders, procfs
 from livecr.kinds import files, memfd, other_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from livecr.kernel import procfs
     from livecr.kinds.files import File, Keeper
     from livecr.kinds.memfd import MemFd
 
@@ -39,7 +38,7 @@ def is_nameless(m: procfs.Mapping) -> bool:
 
 def map_file(pid: int, m: procfs.Mapping) -> str:
     """The link to what is mapped; opening it gives a description of its own."""
-    return f"/proc/{pid}/map_files/{m.start:x}-{m.end:x}"
+    return procfs.path(pid, f"map_files/{m.start:x}-{m.end:x}")
 
 
 def obstacle(pid: int, m: procfs.Mapping) -> str:

@@ -95,7 +95,7 @@ class Engine:
 
         Nor could such a task be in an image, which has the vDSO as the kernel makes it.
         """
-        for task in self._process.tasks:
+        for task in (task for one in self._process.sharing for task in one.tasks):
             if self._cave <= task.registers().rip < self._cave + len(self._blob):
                 raise Failed(
                     "it has not yet found back from a livecr that was killed",

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from livecr._native import ffi, lib
 from livecr.errors import Failed, NoSuchProcess, Refused
-from livecr.kernel import machine, procfs
+from livecr.kernel import leader, machine, procfs
 from livecr.target import tracee
 from livecr.target.process import Process
 from livecr.target.tracee import Gone, Tracee
@@ -42,16 +42,21 @@ def freeze(pid: int) -> Process:
     except ProcessLookupError:
         raise NoSuchProcess(f"process {pid}") from None
     tasks: dict[int, Tracee] = {}
-    workers: set[int] = set()
+    others: set[int] = set()
     try:
         # A task is born from one that still runs; so when a look finds none that is new, none is left.
-        while new := sorted(set(_task_ids(pid)) - tasks.keys() - workers):
+        while new := sorted(set(_task_ids(pid)) - tasks.keys() - others):
             # Workers of the kernel's own would stop too, but run no code and make no calls for the engine.
-            workers |= {tid for tid in new if tid != pid and procfs.is_worker(pid, tid)}
-            for task in _stop(pid, [tid for tid in new if tid not in workers]):
+            others |= {tid for tid in new if tid != pid and procfs.is_worker(pid, tid)}
+            for task in _stop(pid, [tid for tid in new if tid not in others]):
                 tasks[task.tid] = task
             if not tasks:
                 raise Refused("the process ended before it could be frozen", where=f"process {pid}")
+            if pid not in tasks:
+                others.add(pid)  # it has exited, but will be there as long as the others are
+        leader.look(pid)
+        if leader.has_exited(pid):
+            pidfd = _replace(pidfd, pid)
         compat = machine.of_process(pid) == machine.I386
     except BaseException:
         _let_all_go(pid, list(tasks.values()))
@@ -60,6 +65,16 @@ def freeze(pid: int) -> Process:
     ordered = sorted(tasks.values(), key=lambda task: (task.tid != pid, task.tid))
     signals = {task.stop_signal for task in ordered} - {tracee.SIGTRAP}
     return Process(pid, ordered, pidfd, max(signals, default=0), compat=compat)
+
+
+def _replace(pidfd: int, pid: int) -> int:
+    """By that of a thread: one of a leader that has exited leads to nothing."""
+    try:
+        new = leader.open_pidfd(pid)
+    except OSError:
+        raise Refused.because(leader.obstacles(pid)) from None
+    os.close(pidfd)
+    return new
 
 
 def thaw(process: Process, just_before: Callable[[Tracee], None] | None = None) -> None:
@@ -92,15 +107,22 @@ def kill(process: Process) -> None:
 def end(process: Process) -> None:
     """Kill the frozen process and wait until it has ended. Its parent still gets its status."""
     kill(process)
-    status = ffi.new("int *")
     ours = _is_our_child(process.pid)
     for task in reversed(process.tasks):  # the leader's end is reported when all others are gone
-        if task is process.leader and ours:
-            os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WNOWAIT)
-            break
-        while lib.lcr_wait(task.tid, status, 0) > 0 and (status[0] & 0xFF) == 0x7F:
-            pass
+        if task.tid != process.pid:
+            _until_ended(task.tid)
+    if ours:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    else:
+        _until_ended(process.pid)
     os.close(process.pidfd)
+
+
+def _until_ended(tid: int) -> None:
+    """Returns at once if livecr neither traces it nor is its parent: a leader that had exited before."""
+    status = ffi.new("int *")
+    while lib.lcr_wait(tid, status, 0) > 0 and (status[0] & 0xFF) == 0x7F:
+        pass
 
 
 _NR_PIDFD_SEND_SIGNAL = 424
@@ -197,7 +219,7 @@ def _why_not(pid: int, tid: int) -> Refused | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     if told["State"][:1] in ("Z", "X"):
-        return None if tid != pid else Refused("the process ended before it could be frozen", where=where)
+        return None
     tracer = int(told["TracerPid"])
     if tracer:
         return Refused(

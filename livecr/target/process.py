@@ -10,10 +10,11 @@ __all__ = ["Process", "Tree"]
 
 
 class Process:
-    """``tasks``: every task, the leader first. ``pidfd``: ours, -1 before there is one. ``stop_signal``: what
-    stopped it, or 0.
+    """``tasks``: every task, the leader first, unless it has exited. ``pidfd``: ours, -1 before there is one.
+    ``stop_signal``: what stopped it, or 0.
 
-    ``compat``: it is a 32-bit program.
+    ``compat``: it is a 32-bit program. ``sharing``: all that have the same memory, itself among them, parents
+    before their children.
     """
 
     def __init__(
@@ -24,10 +25,11 @@ class Process:
         self.pidfd = pidfd
         self.stop_signal = stop_signal
         self.compat = compat
+        self.sharing = [self]
 
     @property
     def leader(self) -> Tracee:
-        """The task whose TID is the PID."""
+        """The task whose TID is the PID, or if that has exited the one that stands for it."""
         return self.tasks[0]
 
 

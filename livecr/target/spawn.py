@@ -8,10 +8,13 @@ PTRACE_O_EXITKILL: a half-built process dies with livecr.
 from __future__ import annotations
 
 import os
+import time
 from copy import copy
 
 from livecr._native import ffi, lib
 from livecr.errors import Failed
+from livecr.kernel import procfs
+from livecr.kernel.leader import look
 from livecr.target import blobs, compat, engine, tracee
 from livecr.target.engine import PAGE, free_range, inject, native_registers
 from livecr.target.process import Process
@@ -33,6 +36,7 @@ _RUNNER_OFFSET = 2048  # the batch runner's place in the engine's page
 _ALL_SIGNALS = 0xFFFFFFFFFFFFFFFF
 _SIGTRAP = 1 << 4
 _SIGCHLD = 17
+_NR_EXIT, _EXIT_TIMEOUT_S, _PAUSE_S = 60, 10.0, 0.0002
 _TASK_SIZE = 0x7FFFFFFFF000
 _OPTIONS = (
     tracee.O_TRACESYSGOOD
@@ -323,6 +327,25 @@ class Seed:
         native = program.native()
         lib.lcr_inject_exit(task.tid, self._entry, self._base, native)
         self.process.tasks.remove(task)
+
+    def end_leader(self, code: int) -> None:
+        """Let the leader exit with ``code`` while the other threads, which are there, live on.
+
+        It is let go first: while it is traced nobody but livecr would be told of the end of the process.
+        """
+        leader = self.leader
+        start = leader.registers().copy(rip=self._entry, rax=_NR_EXIT, rdi=code, orig_rax=-1)
+        leader.set_registers(start)
+        leader.set_signal_mask(_ALL_SIGNALS)
+        self.process.tasks.remove(leader)
+        self.leader = self.process.leader
+        leader.detach()
+        give_up = time.monotonic() + _EXIT_TIMEOUT_S
+        while procfs.state(self.pid) not in "ZX":
+            if time.monotonic() > give_up:
+                raise Failed("its leader does not exit", where=f"process {self.pid}")
+            time.sleep(_PAUSE_S)
+        look(self.pid)
 
     # -- the end -----------------------------------------------------------------------------------------
 

@@ -326,7 +326,7 @@ class Tracee:
     def read_some(self, address: int, size: int) -> bytes:
         """As much of it as is mapped without a gap; nothing where nothing is."""
         try:
-            with open(f"/proc/{self.pid}/mem", "rb", buffering=0) as memory:
+            with open(f"/proc/{self.tid}/mem", "rb", buffering=0) as memory:
                 return os.pread(memory.fileno(), size, address)
         except OSError:
             return b""
@@ -337,7 +337,7 @@ class Tracee:
 
     def _memory(self, flags: int, act: Any, what: Any, address: int) -> Any:
         try:
-            fd = os.open(f"/proc/{self.pid}/mem", flags | os.O_CLOEXEC)
+            fd = os.open(f"/proc/{self.tid}/mem", flags | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError):
             raise Gone("the process is gone", where=f"process {self.pid}") from None
         try:

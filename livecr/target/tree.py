@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 
 from livecr.errors import Failed, Refused
-from livecr.kernel import procfs
+from livecr.kernel import kcmp, leader, procfs
 from livecr.target import freeze as one
 from livecr.target.guard import Guard
 from livecr.target.process import Process, Tree
@@ -31,9 +31,11 @@ _GONE = (FileNotFoundError, ProcessLookupError)
 def members(pid: int) -> list[int]:
     """A running process and its descendants, parents first; those that have ended are not among them."""
     found = [pid]
+    leader.look(pid)
     for parent in found:
         for child in _children(parent):
             if child not in found and not _has_ended(child):
+                leader.look(child)
                 found.append(child)
     return found
 
@@ -80,6 +82,9 @@ def freeze(pid: int) -> Tree:
             one.thaw(process)
         raise
     parents = {pid: procfs.stat(pid)["ppid"] for pid in processes}
+    for group in kcmp.groups(list(processes), kcmp.VM):
+        for member in group:
+            processes[member].sharing = [processes[one] for one in group]
     return Tree(list(processes.values()), sorted(ended), parents)
 
 

@@ -77,7 +77,8 @@ class Calls:
 
     def enter_again(self) -> None:
         """Those that the freeze has ended with EINTR."""
-        self._reentry.enter(self._frozen.tasks, self.waits, self.registers, self._system_calls)
+        shared = len(self._frozen.sharing) > 1
+        self._reentry.enter(self._frozen.tasks, self.waits, self.registers, self._system_calls, shared=shared)
 
     @contextmanager
     def _system_calls(self) -> Iterator[Callable[[Program], list[int]]]:

@@ -7,9 +7,10 @@ and the deadline sources. Used before a freeze, to refuse what a freeze would ha
 from __future__ import annotations
 
 import os
+import time
 
 from livecr.errors import Failed, NoSuchProcess, Obstacle, Refused
-from livecr.kernel import clock, machine, procfs
+from livecr.kernel import clock, leader, machine, procfs
 from livecr.kernel.bpf import TaskIterator, Unavailable
 from livecr.target.shim import Shims
 from livecr.target.tracee import Tracee
@@ -39,6 +40,13 @@ __all__ = [
 _EINTR_WAY_OUT = "a freeze would end this call with EINTR: try again while no task is in it"
 
 
+#: Calls that wait for a child only with CLONE_VFORK: by then it has been born (kernel/fork.c).
+_BIRTHS = ("clone", "clone3", "vfork")
+_FOR_CHILD = "for its child to execute something or to end, and cannot be stopped so long"
+_VFORK_WAY_OUT = "try again when it has: what such a task is like, the kernel tells nobody"
+_VFORK_S, _PAUSE_S = 1.0, 0.002
+
+
 class Blocked:
     """A line of /proc/PID/task/TID/syscall. ``number`` is -1 for a task blocked outside of any call."""
 
@@ -58,6 +66,8 @@ def blocked(pid: int) -> dict[int, Blocked | None]:
     except OSError:
         raise NoSuchProcess(f"process {pid}") from None
     for tid in tids:
+        if tid == pid and leader.has_exited(pid):
+            continue
         try:
             with open(f"/proc/{pid}/task/{tid}/syscall", encoding="ascii") as file:
                 words = file.read().split()
@@ -96,6 +106,10 @@ def obstacles_before_freeze(pid: int) -> list[Obstacle]:
     """Every task in a call that a mere freeze would end with EINTR, or that cannot be entered again."""
     table = abi_of_process(pid)
     tasks = blocked(pid)
+    if table.name == machine.I386 and procfs.task_state(pid, leader.number(pid)) == "T":
+        # The stop has ended their calls already. And of a stopped task that an earlier checkpoint has made
+        # 64-bit calls in, /proc tells the arguments by the convention of these (TS_COMPAT), until it goes on.
+        return []
     obstacles = mixed.obstacles(pid, tasks, table)
     if obstacles:
         return obstacles
@@ -109,7 +123,9 @@ def obstacles_before_freeze(pid: int) -> list[Obstacle]:
         where = f"task {tid} of process {pid}"
         if task is None or call is None:
             continue
-        if call.how == "eintr" or call.key in table.reentered:
+        if call.name in _BIRTHS and _stays_in_birth(pid, tid):
+            obstacles.append(Obstacle(where, f"it waits in {call.name} {_FOR_CHILD}", _VFORK_WAY_OUT))
+        elif call.how == "eintr" or call.key in table.reentered:
             timed = _has_timeout(call, task.arguments, read)
             if call.key not in (table.reentered if timed else table.reentered_untimed):
                 obstacles.append(Obstacle(where, f"it waits in {call.name}", _EINTR_WAY_OUT))
@@ -125,6 +141,21 @@ def obstacles_before_freeze(pid: int) -> list[Obstacle]:
             text = f"it waits in {call.name} with its timeout in read-only memory"
             obstacles.append(Obstacle(where, text, _EINTR_WAY_OUT))
     return obstacles
+
+
+def _stays_in_birth(pid: int, tid: int) -> bool:
+    """Whether a task sleeps uninterruptibly in its call: mostly that is over soon."""
+    give_up = time.monotonic() + _VFORK_S
+    while True:
+        try:
+            state = procfs.task_state(pid, tid)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        if state != "D":
+            return False
+        if time.monotonic() > give_up:
+            return True
+        time.sleep(_PAUSE_S)
 
 
 def _has_timeout(call: Call, arguments: list[int], read: ReadMemory) -> bool:
@@ -194,13 +225,14 @@ def live_waits(pid: int, iterator: TaskIterator | None = None) -> list[LiveWait]
 
 
 def _look(pid: int, iterator: TaskIterator | None) -> list[LiveWait]:
+    leader.look(pid)
     tasks = blocked(pid)
     table = abi_of_process(pid)
     try:
         evidence = Evidence.before_freeze(pid, iterator)
     except (FileNotFoundError, ProcessLookupError):
         raise Refused("the process ended", where=f"process {pid}") from None
-    shims = Shims(Tracee(pid, pid), compat=table.name == machine.I386)
+    shims = Shims(Tracee(pid, leader.number(pid)), compat=table.name == machine.I386)
     for tid, task in tasks.items():
         own = shims.own_call(task.rip, task.arguments) if task is not None else None
         if task is not None and own is not None:
@@ -257,7 +289,7 @@ def _on(pid: int, call: Call, arguments: list[int]) -> str:
         if name in _DESCRIPTORS:
             fd = value & 0xFFFFFFFF
             try:
-                return f"fd {fd} -> {os.readlink(f'/proc/{pid}/fd/{fd}')}"
+                return f"fd {fd} -> {procfs.link(pid, f'fd/{fd}')}"
             except OSError:
                 return f"fd {fd}"
         if name == "uaddr":
@@ -283,7 +315,7 @@ def _comm(pid: int, tid: int) -> str:
 def read_memory(pid: int, address: int, size: int) -> bytes:
     """Of a running program. Raises Failed where nothing can be read."""
     try:
-        fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(procfs.path(pid, "mem"), os.O_RDONLY | os.O_CLOEXEC)
         try:
             content = os.pread(fd, size, address)
         finally:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from livecr.errors import Failed, Obstacle
-from livecr.kernel import machine
+from livecr.kernel import machine, procfs
 from livecr.waits import abi
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ def obstacles(pid: int, tasks: dict[int, Blocked | None], table: Abi) -> list[Ob
     """``table``: by which convention a program of this kind makes its calls."""
     found = []
     try:
-        memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        memory = os.open(procfs.path(pid, "mem"), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return []  # it has ended; others tell that
     try:

@@ -176,15 +176,24 @@ class Reentry:
         lent.take_back_asleep(self._shims, pid, self._lent)
 
     def enter(
-        self, tasks: list[Tracee], waits: dict[int, Wait], own: dict[int, Registers], engine: Engine
+        self,
+        tasks: list[Tracee],
+        waits: dict[int, Wait],
+        own: dict[int, Registers],
+        engine: Engine,
+        *,
+        shared: bool,
     ) -> None:
-        """Set the registers of all frozen tasks that have to enter again. Should livecr die now, they do."""
+        """Set the registers of all frozen tasks that have to enter again. Should livecr die now, they do.
+
+        ``shared``: the memory is also that of other processes, whose tasks may be in shims, or on their way.
+        """
         again = [task for task in tasks if task.tid in waits and waits[task.tid].how == "eintr"]
         for task in again:
             # For those with a shim only until it is there: better a longer wait or a short count than EINTR.
             task.set_registers(_without_shim(waits[task.tid], own[task.tid]))
         shimmed = [task for task in again if needs_shim(waits[task.tid])]
-        if not shimmed:
+        if not shimmed and not shared:
             self._shims.drop(tasks, engine)
         self.make_room([task.tid for task in tasks], [(task.tid, own[task.tid]) for task in shimmed], engine)
         for task in shimmed:

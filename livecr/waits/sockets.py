@@ -9,10 +9,8 @@ that counts in the kernel's ticks, as the program's own call does. Used by live,
 
 from __future__ import annotations
 
-import os
-
 from livecr.errors import Failed, Obstacle
-from livecr.kernel import sockopt
+from livecr.kernel import procfs, sockopt
 from livecr.kernel.pidfd import Duplicate
 from livecr.waits import catalog
 from livecr.waits.transfers import MSG_WAITALL, flags_of, is_native, rest
@@ -71,7 +69,7 @@ def polled(pid: int, call: Call, arguments: list[int], read_memory: ReadMemory) 
     for index, option in _sides(call):
         try:
             fd = _descriptor(call, arguments, index, read_memory)
-            if not os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:"):
+            if not procfs.link(pid, f"fd/{fd}").startswith("socket:"):
                 continue
             with Duplicate(pid, fd) as ours:
                 timeout_ns = _timeout_ns(ours, option)

@@ -41,7 +41,7 @@ def wished(mappings: dict[int, list[procfs.Mapping]]) -> tuple[str, str]:
     time.
     """
     for pid, own in mappings.items():
-        links = (procfs.link(pid, f"fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+        links = (procfs.link(pid, f"fd/{fd}") for fd in os.listdir(procfs.path(pid, "fd")))
         found = find(procfs.read(pid, "environ"), own, links)
         if found[1] != BY_NOBODY:
             return found

@@ -74,6 +74,15 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return compile
 
 
+def _shown_by(pid: int) -> int:
+    """By which number /proc tells of a process: of one whose first thread has exited, by another thread's."""
+    for tid in sorted(map(int, os.listdir(f"/proc/{pid}/task")), key=lambda tid: (tid != pid, tid)):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{tid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                return tid
+    return pid
+
+
 class Target:
     """A program under test, before and after its restore: the PID stays the same."""
 
@@ -120,7 +129,8 @@ class Target:
     def has_ended(self) -> bool:
         """Whether the process is gone, or a zombie, or another has its number now."""
         try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            shown_by = _shown_by(self.pid)
+            fields = Path(f"/proc/{shown_by}/task/{shown_by}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return True
         state, session = fields[0], int(fields[3])
@@ -170,8 +180,9 @@ class Target:
             if self._restorer.poll() is not None:
                 return True
             try:
-                status = Path(f"/proc/{self.pid}/status").read_text()
-                exe = os.readlink(f"/proc/{self.pid}/exe")
+                shown_by = _shown_by(self.pid)
+                status = Path(f"/proc/{shown_by}/status").read_text()
+                exe = os.readlink(f"/proc/{shown_by}/exe")
             except (FileNotFoundError, ProcessLookupError):
                 return False
             built = "TracerPid:\t0" in status and "livecr-seed" not in exe and "Name:\tlivecr" not in status

@@ -151,7 +151,7 @@ POSIX_LOCK = "posix-lock"
 
 #: Calls of the catalog that are in no row: where they are tested, or why nothing can be blocked in them that
 #: can also be checkpointed.
-_BIRTH = "does not wait, but for the child of a vfork, which is over at once"
+_BIRTH = "waits only for the child of a vfork; refused if that lasts"
 _NEVER = "not interruptible, or never blocked, on all that can be restored"
 ELSEWHERE = {
     "connect": "to another program's server: test_wait_sockets",

@@ -24,8 +24,10 @@ from livecr.image import manifest
 from tests.integration.conftest import LIVECR, until
 
 FAULTS = Path(__file__).with_name("faults.py")
-#: Programs with much of everything in them, between them: those of tree.c, and everything.c.
+#: Programs with much of everything in them, between them: everything.c, and those of tree.c.
 TREES = ["sessions", "stopped", "zombies", "sharing"]
+#: And others: the program, and what it is told.
+OTHERS = {"without-leader": ("no_leader", "child"), "common-memory": ("common_memory", "nested")}
 #: Where an error is no reason to give up: what it was, and the file of livecr that knows another way.
 ANOTHER_WAY = {
     ("os.open", "kernel/reopen.py"),  # then by another path
@@ -60,7 +62,8 @@ def frozen(
             directory.mkdir()
             one = target([program("everything"), "2", directory])
         else:
-            one = target([program("tree"), kind])
+            name, what = OTHERS.get(kind, ("tree", kind))
+            one = target([program(name), what])
         one.until_printed("ready")
         livecr("checkpoint", one.pid, "-o", place / kind)
         one.killed()
@@ -80,7 +83,7 @@ def restores(one: Any, image: Path) -> None:
 @pytest.mark.parametrize("how", ["fails", "killed", "ends"])
 def test_any_step_may_go_wrong(how: str, frozen: Callable[[str], tuple[Any, Path]], place: Path) -> None:
     """The one who would notice is who looks at the machine afterwards: half a tree, a zombie, a hang."""
-    made = [frozen(kind) for kind in ["everything", *TREES]]
+    made = [frozen(kind) for kind in ["everything", *TREES, *OTHERS]]
     before = files_of(place), {one.pid: files_of(one.output_file.parent) for one, _ in made}
     done = subprocess.run(
         [sys.executable, FAULTS, how, *(image for _, image in made)], capture_output=True, text=True

@@ -83,16 +83,3 @@ def test_while_no_call_is_allowed(
     assert not image.exists()
     one.signal(signal.SIGUSR1)
     assert (one.wait(), one.output()) == (0, "ready\nok\n")
-
-
-def test_without_its_first_thread(
-    program: Callable[[str], Path], target: Callable[..., Any], image: Path, livecr: Any
-) -> None:
-    """Of such a process /proc/PID tells next to nothing: it is refused for what it is, and runs on."""
-    one = target([program("no_leader")])
-    until(lambda: "ready" in one.output(), "its first thread has exited")
-    for command in (["check", one.pid], ["checkpoint", one.pid, "-o", image]):
-        done = livecr(*command, exit_code=3)
-        assert "its first thread has exited" in done.stdout + done.stderr
-    one.signal(signal.SIGUSR1)
-    assert (one.wait(), one.output()) == (0, "ready\nok\n")
