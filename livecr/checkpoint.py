@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 
 from livecr import check
 from livecr.content import Content, Waiting
@@ -18,7 +18,7 @@ from livecr.image import elfcore, integrity
 from livecr.interruption import Postponed
 from livecr.kernel import bpf, clock, procfs
 from livecr.kernel.pidfd import duplicate
-from livecr.kernel.prompt import ordinary, undelayed
+from livecr.kernel.prompt import copying, ordinary, undelayed
 from livecr.kinds import (
     births,
     common,
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from livecr.target.tracee import Registers, Tracee
 
 __all__ = ["Checkpoint", "checkpoint"]
-
-_LARGE_BYTES = 64 << 20  # some ten milliseconds
 
 
 class Checkpoint:
@@ -346,5 +344,5 @@ def _store_core(
     layout = elfcore.layout(about, notes, process.core_mappings(mappings), runs.native, runs.count)
     gently = any(m.shares_pages and not m.shared for m in mappings)
     workers = len(os.sched_getaffinity(0))
-    with ordinary() if layout.size > _LARGE_BYTES else nullcontext():
+    with copying(layout.size):
         new.store_core(pid, layout, workers, gently=gently, task=frozen.leader.tid)

@@ -16,10 +16,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ordinary", "undelayed"]
+__all__ = ["copying", "ordinary", "undelayed"]
 
 _ORDINARY = (os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_IDLE)
 _LOWEST = 1
+_LARGE_BYTES = 64 << 20  # copied in some ten milliseconds
 
 
 @contextmanager
@@ -44,6 +45,16 @@ def ordinary() -> Iterator[None]:
             yield
     else:
         yield
+
+
+@contextmanager
+def copying(size_bytes: int) -> Iterator[None]:
+    """While so much is copied: an ordinary task, if that takes long."""
+    if size_bytes <= _LARGE_BYTES:
+        yield
+    else:
+        with ordinary():
+            yield
 
 
 @contextmanager

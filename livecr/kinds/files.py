@@ -11,6 +11,7 @@ import os
 
 from livecr.errors import Failed, Refused
 from livecr.image.record import Record
+from livecr.kernel.prompt import copying
 from livecr.kernel.reopen import open_again, open_as_before
 from livecr.kinds import directories, other_names
 
@@ -91,7 +92,8 @@ class Keeper:
         if key not in self._kept:
             source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                self._kept[key] = self._image.store_file(source).name
+                with copying(os.fstat(source).st_size):
+                    self._kept[key] = self._image.store_file(source).name
             finally:
                 os.close(source)
         return self._kept[key]

@@ -12,6 +12,7 @@ import os
 
 from livecr.errors import Failed, Obstacle, Refused
 from livecr.kernel import kcmp, procfs, sysvipc
+from livecr.kernel.prompt import copying
 from livecr.kinds import sysv_object
 from livecr.kinds.files import copy_data
 from livecr.kinds.sysv_object import IPC_RMID, IpcObject
@@ -97,7 +98,8 @@ def save(mappings: dict[int, list[procfs.Mapping]], image: NewImage) -> list[Seg
         row, (pid, m) = known[id], shown[0]
         fd = os.open(procfs.path(pid, f"map_files/{m.start:x}-{m.end:x}"), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            content = image.store_file(fd).name
+            with copying(os.fstat(fd).st_size):
+                content = image.store_file(fd).name
         finally:
             os.close(fd)
         found.append(
