@@ -19,9 +19,11 @@ from livecr.target.shim_code import ARGUMENTS
 from livecr.target.tracee import Tracee
 from livecr.waits import lent
 from tests.integration.conftest import until
+from tests.integration.waiting import milliseconds
 
 SINGLESTEP = 9
 STEPS_MAX = 20_000
+SOON = "soon"  # in so many ms that it can be frozen before, however busy the machine is
 SAME = ("rip", "rax", "rbx", *ARGUMENTS)
 
 
@@ -70,8 +72,8 @@ def waiter(pid: int, call: str) -> int:
 @pytest.mark.parametrize(
     ("arguments", "made_again", "rax"),
     [
-        (["wait_socket", 60_000, 1500, "recv:unix"], "271", 45),  # ready: about to make its own call
-        (["wait_socket", 1500, 0, "recv:unix"], "271", -11),
+        (["wait_socket", 60_000, SOON, "recv:unix"], "271", 45),  # ready: about to make its own call
+        (["wait_socket", SOON, 0, "recv:unix"], "271", -11),
         (["wait_transfer", "write", "pipe", 200_000], "1", 200_000),
     ],
     ids=["ready", "expired", "rest"],
@@ -85,7 +87,8 @@ def test_at_the_end_of_a_call(
     image: Path,
     livecr: Any,
 ) -> None:
-    one = target([program(arguments[0]), *arguments[1:]])
+    soon_ms = -(-milliseconds(2) // 100) * 100  # whole ticks of any HZ
+    one = target([program(arguments[0]), *(soon_ms if word == SOON else word for word in arguments[1:])])
     one.until_printed("waiting")
     for path in Path(f"/proc/{one.pid}/task").iterdir():
         one.until_blocked(tid=int(path.name))
