@@ -75,12 +75,20 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 def _shown_by(pid: int) -> int:
-    """By which number /proc tells of a process: of one whose first thread has exited, by another thread's."""
-    for tid in sorted(map(int, os.listdir(f"/proc/{pid}/task")), key=lambda tid: (tid != pid, tid)):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if Path(f"/proc/{tid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
-                return tid
-    return pid
+    """By which number /proc tells of a process: its own, or if its first thread has exited another's. 0: by
+    none, it has ended."""
+    if _lives(pid):
+        return pid
+    # Only now: the first thread has made none since.
+    others = sorted(int(tid) for tid in os.listdir(f"/proc/{pid}/task"))
+    return next((tid for tid in others if _lives(tid)), 0)
+
+
+def _lives(tid: int) -> bool:
+    try:
+        return Path(f"/proc/{tid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 class Target:
@@ -129,12 +137,12 @@ class Target:
     def has_ended(self) -> bool:
         """Whether the process is gone, or a zombie, or another has its number now."""
         try:
-            shown_by = _shown_by(self.pid)
-            fields = Path(f"/proc/{shown_by}/task/{shown_by}/stat").read_text().rpartition(")")[2].split()
+            if not _shown_by(self.pid):
+                return True
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return True
-        state, session = fields[0], int(fields[3])
-        return state in "ZX" or session != self.pid  # it leads one, before and after a restore
+        return int(fields[3]) != self.pid  # it leads a session, before and after a restore
 
     def must_run(self) -> None:
         """Disturbed if it is over already: ended well, and not early by what it says."""

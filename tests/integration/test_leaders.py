@@ -58,8 +58,8 @@ def test_what_its_threads_wait_in(
     """`livecr waits` tells it of those that live."""
     one = target([program("no_leader"), "root"])
     one.until_printed("ready")
+    until(lambda: "rt_sigtimedwait" in livecr("waits", one.pid).stdout, "it waits for its signal")
     said = livecr("waits", one.pid).stdout
-    assert "rt_sigtimedwait" in said
     assert "read" in said
     assert str(one.pid) not in [line.split()[0] for line in said.splitlines() if line.strip()]
     one.signal(signal.SIGUSR1)
