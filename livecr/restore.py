@@ -174,6 +174,7 @@ class _Building:
                     self._complete(record)
             if self._opened.terminals:
                 self._opened.terminals.enter()
+            self._opened.leave_to_program()
             self._resume()
         except BaseException:
             self._kin.discard()

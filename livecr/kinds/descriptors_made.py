@@ -142,14 +142,18 @@ class Opened:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Close livecr's own."""
+    def leave_to_program(self) -> None:
+        """Close those that the program has now: an end of a pipe that livecr has too is not seen closed."""
         for fd in self.fds:
             if fd != _LATER:
                 os.close(fd)
         for fd in self.unlinked:
             os.close(fd)
         self.fds, self.unlinked = [], []
+
+    def close(self) -> None:
+        """Close livecr's own."""
+        self.leave_to_program()
         self._memfds.close()
         self.directories.close()
         if self.terminals:
