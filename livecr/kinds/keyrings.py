@@ -7,6 +7,8 @@ after a restore. Called by process.
 
 from __future__ import annotations
 
+import os
+
 from livecr._native import lib
 from livecr.errors import Obstacle
 
@@ -40,7 +42,10 @@ def save(pid: int, seen: dict[int, TaskState]) -> int:
 
 def compare(pid: int, wanted: int) -> list[str]:
     """A warning if a process, which has that of livecr now, had another session keyring."""
-    now = lib.lcr_syscall(_NR_KEYCTL, _GET_KEYRING_ID, _SESSION & 0xFFFFFFFFFFFFFFFF, 0, 0, 0, 0)
-    if wanted in (0, now):
+    if not wanted:
         return []
-    return [f"process {pid}: its session keyring was {wanted:#x}; it has that of livecr now ({now:#x})"]
+    now = lib.lcr_syscall(_NR_KEYCTL, _GET_KEYRING_ID, _SESSION & 0xFFFFFFFFFFFFFFFF, 0, 0, 0, 0)
+    if wanted == now:
+        return []
+    text = f"{now:#x}" if now >= 0 else os.strerror(-now)  # without CONFIG_KEYS, or filtered
+    return [f"process {pid}: its session keyring was {wanted:#x}; it has that of livecr now ({text})"]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import io
 import json
 import os
 import signal
@@ -36,6 +35,7 @@ PR_SET_CHILD_SUBREAPER = 36
 NR_PRCTL = 157
 TIME_LIMIT_SECONDS = 30
 ENDING_SECONDS = 4.0
+INTERNAL_ERROR = 4  # exit code, as of livecr.cli
 #: Functions of the native part that can fail, and which argument tells the task.
 NATIVE = {
     "lcr_ptrace": 1,
@@ -203,15 +203,20 @@ def _attempt_once(faults: Faults, image: str, numbers: set[int]) -> dict[str, An
 
 
 def _restore(faults: Faults, image: str, numbers: set[int]) -> dict[str, Any]:
-    from livecr.cli import main
+    from livecr.errors import LivecrError
+    from livecr.restore import restore
 
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        code = main(["restore", image, "--detach"])
+    code, said = 0, ""
+    try:
+        restore(image)  # not by --detach: this process, the parent, does not leave
+    except LivecrError as error:
+        code, said = error.exit_code, f"livecr: {error}"
+    except Exception as error:
+        code, said = INTERNAL_ERROR, f"livecr: internal error: {type(error).__name__}: {error}"
     wanted, counts, has_come = faults.wanted[0], faults.counts, faults.has_come
     faults.expect((), 0)
     left: list[Any] = [number for number in _left(numbers) if not _is_orphan_that_ended(number)]
-    answer = {"code": code, "said": said.getvalue(), "has_come": has_come, "whole": set(left) == numbers}
+    answer = {"code": code, "said": said, "has_come": has_come, "whole": set(left) == numbers}
     if not wanted:
         answer["counts"] = list(counts.items())
     if code != 0:
