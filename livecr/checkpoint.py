@@ -175,8 +175,7 @@ def _enter_calls_again(
 
 
 def _finish(new: NewImage, content: Content, frozen: Tree) -> None:
-    """The image of a program that is to be ended: on disk, read back, and with the last signals."""
-    new.sync()
+    """The image of a program that is to be ended: read back, on disk, and with the last signals."""
     new.verify()
     _add_signals(frozen, content)
     new.commit(content)

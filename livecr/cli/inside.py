@@ -13,6 +13,7 @@ import sys
 
 from livecr._native import lib
 from livecr.errors import NoSuchProcess, Refused
+from livecr.kernel import procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ def run_inside(command: str, given: Arguments, pid: int) -> int | None:
     try:
         if not _is_to_be_entered(pid):
             return None
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-            (numbers,) = (line.split()[1:] for line in file if line.startswith("NSpid:"))
+        numbers = procfs.status(pid)["NSpid"].split()
         pidfd = os.pidfd_open(pid)
     except OSError:
         return None
@@ -65,18 +65,17 @@ def run_inside(command: str, given: Arguments, pid: int) -> int | None:
 
 def _is_to_be_entered(pid: int) -> bool:
     """Whether only its numbers, and perhaps its mounts, are others, and what livecr needs is there too."""
-    differ = {kind for kind in (*_ENTERED, *_SAME) if _namespace(pid, kind) != _namespace("self", kind)}
+    kinds = (*_ENTERED, *_SAME)
+    differ = {kind for kind in kinds if procfs.namespace(pid, kind) != os.readlink(f"/proc/self/ns/{kind}")}
     if "pid" not in differ or differ - _ENTERED.keys():
         return False
     there = (__file__, sys.executable, os.getcwd())
     return all(os.path.samefile(path, f"/proc/{pid}/root{path}") for path in there)
 
 
-def _namespace(pid: int | str, kind: str) -> str:
-    return os.readlink(f"/proc/{pid}/ns/{kind}")
-
-
 def _wait(child: int) -> int:
+    from livecr.cli.job import exit_code
+
     def pass_on(number: int, _: FrameType | None) -> None:
         os.kill(child, number)
 
@@ -84,5 +83,4 @@ def _wait(child: int) -> int:
         signal.signal(number, pass_on)
     for number in _LEFT_TO_IT:
         signal.signal(number, signal.SIG_IGN)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return code if code >= 0 else 128 - code
+    return exit_code(os.waitpid(child, 0)[1])

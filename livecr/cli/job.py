@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from livecr.kinds.tty_seat import Seat
 
-__all__ = ["prepare", "stay"]
+__all__ = ["exit_code", "prepare", "stay"]
 
 # What a terminal or a supervisor sends to stop or steer a program.
 _PASSED_ON = {
@@ -65,7 +65,7 @@ def _stay(pid: int, seat: Seat | None) -> int:
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
         if ended and not os.WIFSTOPPED(status):
-            return _exit_code(status)
+            return exit_code(status)
         if ended and seat:
             _stop_too(seat)
         elif ended and os.WSTOPSIG(status) != signal.SIGSTOP:  # that is from who will continue it alone
@@ -77,7 +77,7 @@ def _stay(pid: int, seat: Seat | None) -> int:
         _pass_on(info, pid)
 
 
-def _exit_code(status: int) -> int:
+def exit_code(status: int) -> int:
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
@@ -159,7 +159,7 @@ class _Relay:
                 ended, status = os.waitpid(self._pid, os.WNOHANG)
                 if ended:
                     self._finish()
-                    return _exit_code(status)
+                    return exit_code(status)
                 self._wait()
         finally:
             os.close(self._signals)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 
 from livecr._native import ffi, lib
+from livecr.kernel.mountinfo import mounts
 from livecr.kernel.own_fs import elsewhere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 __all__ = ["mount_of", "of", "open_by_handle", "path_of", "same", "search"]
 
@@ -28,15 +29,15 @@ _SEARCHED_MAX = 500_000  # directory entries; a second or so
 
 def path_of(device: tuple[int, int], inode: int, handle: bytes, handle_type: int) -> str | None:
     """A path of the file that ``handle`` names on the file system ``device`` (major, minor), or None."""
-    mounts = list(_mounts(device))
-    for mount in mounts:
+    points = [mount.point for mount in mounts() if mount.device == device]
+    for mount in points:
         path = _open_and_read(mount, handle, handle_type)
         if path == "":
             return None
         if path and path.startswith("/") and same(path, inode, handle, handle_type):
             return path
     # The file system cannot open handles (overlayfs), or the name is not in memory.
-    for mount in mounts:
+    for mount in points:
         path = search(mount, inode, lambda path: same(path, inode, handle, handle_type))
         if path:
             return path
@@ -75,15 +76,10 @@ def _name_to_handle(directory: int, path: str, flags: int) -> tuple[int, bytes] 
 
 
 def mount_of(fd: int) -> str | None:
-    """The mount point through which ``fd`` was opened, or None: proc_pid_mountinfo(5), fields 1 and 5."""
+    """The mount point through which ``fd`` was opened, or None."""
     with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
         (number,) = [line.split()[1] for line in file if line.startswith(b"mnt_id:")]
-    with open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            words = line.split()
-            if words[0] == number:
-                return _mount_point(words)
-    return None
+    return next((mount.point for mount in mounts() if mount.number == int(number)), None)
 
 
 def open_by_handle(mount: str, handle_type: int, handle: bytes, flags: int) -> int:
@@ -112,19 +108,6 @@ def _file_handle(handle: bytes, handle_type: int) -> bytes:
 
 def _address(buffer: object) -> int:
     return int(ffi.cast("uintptr_t", buffer))
-
-
-def _mounts(device: tuple[int, int]) -> Iterator[str]:
-    """Where the file system is mounted: proc_pid_mountinfo(5), fields 3 and 5."""
-    with open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            words = line.split()
-            if words[2] == b"%d:%d" % device:
-                yield _mount_point(words)
-
-
-def _mount_point(words: list[bytes]) -> str:
-    return os.fsdecode(words[4].decode("unicode_escape").encode("latin-1"))
 
 
 def _open_and_read(mount: str, handle: bytes, handle_type: int) -> str | None:

@@ -11,9 +11,9 @@ from functools import cmp_to_key
 from livecr._native import lib
 from livecr.kernel import leader
 
-__all__ = ["FILES", "FS", "SIGHAND", "VM", "groups", "is_same"]
+__all__ = ["FILES", "FS", "SIGHAND", "SYSVSEM", "VM", "differs", "groups", "is_same"]
 
-VM, FILES, FS, SIGHAND = 1, 2, 3, 4  # KCMP_* of <linux/kcmp.h>
+VM, FILES, FS, SIGHAND, SYSVSEM = 1, 2, 3, 4, 6  # KCMP_* of <linux/kcmp.h>
 _NR_KCMP = 312
 _EQUAL, _LESS = 0, 1
 
@@ -26,6 +26,11 @@ def _compare(pid: int, other: int, what: int) -> int:
 def is_same(pid: int, other: int, what: int) -> bool:
     """Of two processes; False if one has ended."""
     return _compare(pid, other, what) == _EQUAL
+
+
+def differs(task: int, other: int, what: int) -> bool:
+    """Of two tasks; False if one has ended."""
+    return _compare(task, other, what) > _EQUAL
 
 
 def groups(pids: list[int], what: int) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 open(2) of a 64-bit process always adds O_LARGEFILE, that of a 32-bit program does not (fs/open.c,
 force_o_largefile); O_NOFOLLOW, which livecr wants, stays among the flags. Neither can be taken off later.
-Called by the kinds that open files again.
+Called by the kinds that open files again, which also ask whether a name leads to the same file still.
 """
 
 from __future__ import annotations
@@ -11,10 +11,19 @@ import os
 
 from livecr._native import lib
 
-__all__ = ["open_again", "open_as_before"]
+__all__ = ["leads_to", "open_again", "open_as_before"]
 
 _O_LARGEFILE = 0o100000
 _ENOSYS = 38
+
+
+def leads_to(path: str, stat: os.stat_result, *, follow_symlinks: bool = True) -> bool:
+    """Whether the file of ``stat`` is what there is at ``path``."""
+    try:
+        there = os.stat(path, follow_symlinks=follow_symlinks)
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino)
 
 
 def open_as_before(path: str, flags: int) -> int:

@@ -11,6 +11,7 @@ import os
 from livecr.errors import Obstacle
 from livecr.image.record import Record
 from livecr.kernel import leader, procfs
+from livecr.kernel.mountinfo import mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,20 +99,15 @@ def _enter(one: Membership, mounts: dict[str, tuple[str, str]], pid: int) -> str
 
 
 def _mounts() -> dict[str, tuple[str, str]]:
-    """Hierarchy -> the group at the root of its mount, and the mount point (proc_pid_mountinfo(5))."""
+    """Hierarchy -> the group at the root of its mount, and the mount point."""
     found: dict[str, tuple[str, str]] = {}
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            before, _, after = line.partition(" - ")
-            root, mount_point = before.split()[3:5]
-            kind, _, options = after.split(maxsplit=2)
-            if kind == "cgroup2":
-                found.setdefault("", (_plain(root), _plain(mount_point)))
-            elif kind == "cgroup":
-                known = options.strip().split(",")
-                for name in _hierarchies():
-                    if set(name.split(",")) <= set(known):
-                        found.setdefault(name, (_plain(root), _plain(mount_point)))
+    for mount in mounts():
+        if mount.kind == "cgroup2":
+            found.setdefault("", (mount.root, mount.point))
+        elif mount.kind == "cgroup":
+            for name in _hierarchies():
+                if set(name.split(",")) <= set(mount.options):
+                    found.setdefault(name, (mount.root, mount.point))
     return found
 
 
@@ -119,10 +115,3 @@ def _hierarchies() -> list[str]:
     """Those of version 1 that there are."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as lines:
         return [name for name in (line.split(":", 2)[1] for line in lines) if name]
-
-
-def _plain(path: str) -> str:
-    """Without the octal escapes of mountinfo."""
-    for code in (" ", "\t", "\n", "\\"):
-        path = path.replace(f"\\{ord(code):03o}", code)
-    return path

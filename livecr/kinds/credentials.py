@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from livecr.target.spawn import Seed
     from livecr.target.tracee import Tracee
 
-__all__ = ["Credentials", "load", "of_exited", "save"]
+__all__ = ["Credentials", "load", "of_status", "save"]
 
 PR_GET_SECUREBITS, PR_SET_SECUREBITS = 27, 28
 PR_CAPBSET_DROP = 24
@@ -43,7 +43,8 @@ class Credentials(Record):
     no_new_privs: bool
 
 
-def _told(told: dict[str, str], securebits: int) -> Credentials:
+def of_status(told: dict[str, str], securebits: int) -> Credentials:
+    """Of any task, also one that has exited; ``told``: the lines of its status file."""
     return Credentials(
         uids=[int(word) for word in told["Uid"].split()],
         gids=[int(word) for word in told["Gid"].split()],
@@ -60,18 +61,13 @@ def _told(told: dict[str, str], securebits: int) -> Credentials:
 
 def save(told: dict[str, str], seen: TaskState | None, borrowed: Borrowed | None) -> Credentials:
     """Of one task; ``told``: the lines of its status file. ``seen``, or if None ``borrowed``, is asked."""
-    if seen is not None or borrowed is None:
-        assert seen is not None
-        return _told(told, seen.securebits)
+    if seen is not None:
+        return of_status(told, seen.securebits)
+    assert borrowed is not None
     program = Program()
     program.add("prctl", PR_GET_SECUREBITS, 0, 0, 0, 0)
     (securebits,) = borrowed.run(program)
-    return _told(told, securebits)
-
-
-def of_exited(told: dict[str, str], securebits: int) -> Credentials:
-    """Of a task that has exited; ``told``: the lines of its status file."""
-    return _told(told, securebits)
+    return of_status(told, securebits)
 
 
 def load(wanted: Credentials, seed: Seed, task: Tracee) -> None:
@@ -79,7 +75,7 @@ def load(wanted: Credentials, seed: Seed, task: Tracee) -> None:
     asking = Program()
     asking.add("prctl", PR_GET_SECUREBITS, 0, 0, 0, 0)
     (securebits,) = seed.run(asking, task)
-    now = _told(procfs.status(seed.pid, task.tid), securebits)
+    now = of_status(procfs.status(seed.pid, task.tid), securebits)
     program = Program()
     for capability in range(_CAPABILITIES):
         if (now.bounding & ~wanted.bounding) >> capability & 1:

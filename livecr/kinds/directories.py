@@ -12,7 +12,8 @@ import os
 
 from livecr.errors import BadImage, Failed, Refused
 from livecr.image.record import Record
-from livecr.kernel.reopen import open_as_before
+from livecr.kernel.mountinfo import mounts
+from livecr.kernel.reopen import leads_to, open_as_before
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def stands_in_the_way(link: str) -> tuple[str, str] | None:
         if error.errno != _ENAMETOOLONG:
             raise
         return "has a path that is too long for /proc to tell it", "move it to a shorter one"
-    if _leads_to(path, stat):
+    if leads_to(path, stat):
         return None
     if not path.endswith(_DELETED):
         what = "is not what its name leads to: something is mounted over it, or it is unmounted"
@@ -95,25 +96,17 @@ def stands_in_the_way(link: str) -> tuple[str, str] | None:
     if kind in _KERNELS_OWN:
         return f"{path}, of {kind}, is gone and cannot be made again", "let the program leave it"
     _, parent_path, parent_stat = _chain(link)
-    if not _leads_to(parent_path, parent_stat):
+    if not leads_to(parent_path, parent_stat):
         return f"{path} was in {parent_path}, which that name does not lead to", "unmount what is over it"
     if os.statvfs(parent_path).f_flag & os.ST_RDONLY:
         return f"{path} is gone, and cannot be made again: read-only", "make its file system writable"
     return None
 
 
-def _leads_to(path: str, stat: os.stat_result) -> bool:
-    try:
-        there = os.stat(path)
-    except OSError:
-        return False
-    return (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino)
-
-
 def _is_removed(link: str) -> bool:
     """Whether what a link of /proc leads to is a directory without a name, not one with a strange name."""
     path = os.readlink(link)
-    return path.endswith(_DELETED) and not _leads_to(path, os.stat(link))
+    return path.endswith(_DELETED) and not leads_to(path, os.stat(link))
 
 
 def _chain(link: str) -> tuple[list[tuple[str, os.stat_result]], str, os.stat_result]:
@@ -133,14 +126,9 @@ def _chain(link: str) -> tuple[list[tuple[str, os.stat_result]], str, os.stat_re
 
 
 def _file_system(device: int) -> str:
-    """Its type: proc_pid_mountinfo(5), the field behind the dash; "" if no mount shows the device."""
-    wanted = b"%d:%d" % (os.major(device), os.minor(device))
-    with open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            words = line.split()
-            if words[2] == wanted:
-                return os.fsdecode(words[words.index(b"-", 6) + 1])
-    return ""
+    """Its type; "" if no mount shows the device."""
+    wanted = os.major(device), os.minor(device)
+    return next((mount.kind for mount in mounts() if mount.device == wanted), "")
 
 
 # -- saving ------------------------------------------------------------------------------------------------

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 
-from livecr._native import lib
 from livecr.errors import Obstacle
 from livecr.image.record import Record
-from livecr.kernel import leader, procfs
+from livecr.kernel import kcmp, leader, procfs
 from livecr.kinds.directories import stands_in_the_way
 from livecr.target.program import Program
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FsStruct", "Unshared", "load", "load_unshared", "obstacles", "save", "save_unshared"]
 
-_NR_KCMP, _KCMP_FILES, _KCMP_FS = 312, 2, 3
 _CLONE_FS = 0x200
 _GONE = (FileNotFoundError, ProcessLookupError)
 
@@ -60,16 +58,16 @@ def obstacles(pid: int) -> list[Obstacle]:
     others = [tid for tid in procfs.threads(pid) if tid not in (pid, first)]
     alone = []
     for tid in others:
-        if _differs(first, tid, _KCMP_FILES):
+        if kcmp.differs(first, tid, kcmp.FILES):
             what = "it has a descriptor table of its own (unshare, CLONE_FILES)"
             found.append(
                 Obstacle(f"task {tid} of process {pid}", what, "this version of livecr cannot save that")
             )
-        if _differs(first, tid, _KCMP_FS):
+        if kcmp.differs(first, tid, kcmp.FS):
             alone.append(tid)
             found += _places(f"task {tid} of process {pid}", f"/proc/{pid}/task/{tid}")
     for tid, other in ((tid, other) for tid in alone for other in alone if tid < other):
-        if not _differs(tid, other, _KCMP_FS):
+        if not kcmp.differs(tid, other, kcmp.FS):
             what = f"it shares its current directory and umask with task {other}, but not with the process"
             found.append(
                 Obstacle(f"task {tid} of process {pid}", what, "this version of livecr cannot save that")
@@ -89,11 +87,6 @@ def _places(task: str, directory: str) -> list[Obstacle]:
     return found
 
 
-def _differs(one: int, other: int, kind: int) -> bool:
-    """False also if one of the tasks has just ended."""
-    return int(lib.lcr_syscall(_NR_KCMP, one, other, kind, 0, 0, 0)) > 0
-
-
 # -- saving ------------------------------------------------------------------------------------------------
 
 
@@ -107,7 +100,7 @@ def save_unshared(pid: int, tids: list[int], directories: Saver) -> list[Unshare
     return [
         Unshared(tid=tid, fs=_save(f"/proc/{pid}/task/{tid}", procfs.status(pid, tid), directories))
         for tid in tids
-        if _differs(leader.number(pid), tid, _KCMP_FS)
+        if kcmp.differs(leader.number(pid), tid, kcmp.FS)
     ]
 
 

@@ -36,7 +36,7 @@ def save(pid: int, seen: TaskState | None) -> ExitedLeader:
     return ExitedLeader(
         status=procfs.exit_status(pid),
         name=procfs.read(pid, "comm").removesuffix(b"\n").decode("latin-1"),
-        credentials=credentials.of_exited(procfs.status(pid), seen.securebits if seen else 0),
+        credentials=credentials.of_status(procfs.status(pid), seen.securebits if seen else 0),
     )
 
 

@@ -14,7 +14,7 @@ import os
 from livecr.errors import Refused
 from livecr.image.record import Record
 from livecr.kernel import file_handles
-from livecr.kernel.reopen import open_again
+from livecr.kernel.reopen import leads_to, open_again
 
 __all__ = ["Handle", "Named", "find", "load"]
 
@@ -62,11 +62,7 @@ def find(link: str, path: str, stat: os.stat_result) -> Named | None:
 
 
 def _leads_to(path: str, stat: os.stat_result) -> bool:
-    try:
-        there = os.lstat(path)
-    except OSError:
-        return False
-    return (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino)
+    return leads_to(path, stat, follow_symlinks=False)
 
 
 def _look(link: str, path: str, stat: os.stat_result) -> Named | None:

@@ -15,7 +15,7 @@ from livecr._native import lib
 from livecr.errors import BadImage, Failed, Obstacle, Refused
 from livecr.image.record import Record
 from livecr.kernel import holders
-from livecr.kernel.reopen import open_again
+from livecr.kernel.reopen import leads_to, open_again
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Contents(Record):
 
 def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | None:
     """A FIFO that has a name has to be there."""
-    if d.target.startswith("/") and stat.st_nlink and not _is_same(_path(d, stat), stat):
+    if d.target.startswith("/") and stat.st_nlink and not leads_to(_path(d, stat), stat):
         what = f"the FIFO {_path(d, stat)} has been removed, and has another name still"
         return what, "link it there again"
     return None
@@ -78,15 +78,7 @@ def obstacle(d: procfs.Descriptor, stat: os.stat_result) -> tuple[str, str] | No
 
 def _path(d: procfs.Descriptor, stat: os.stat_result) -> str:
     """Without the kernel's remark, which also stays when a name has been given back."""
-    return d.target if _is_same(d.target, stat) else d.target.removesuffix(_DELETED)
-
-
-def _is_same(path: str, stat: os.stat_result) -> bool:
-    try:
-        there = os.stat(path)
-    except OSError:
-        return False
-    return (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino)
+    return d.target if leads_to(d.target, stat) else d.target.removesuffix(_DELETED)
 
 
 def outsiders(

@@ -114,9 +114,8 @@ def _core_cookie(tid: int) -> int:
     cookie = ffi.new("uint64_t *")
     address = int(ffi.cast("uintptr_t", cookie))
     result = lib.lcr_syscall(_NR_PRCTL, _SCHED_CORE, _SCHED_CORE_GET, tid, _SCHED_CORE_THREAD, address, 0)
-    return (
-        int(cookie[0]) if result == 0 else 0
-    )  # EINVAL, ENODEV: without CONFIG_SCHED_CORE, or threads of a core
+    # EINVAL without CONFIG_SCHED_CORE, ENODEV where no core has several threads.
+    return int(cookie[0]) if result == 0 else 0
 
 
 # -- saving ------------------------------------------------------------------------------------------------

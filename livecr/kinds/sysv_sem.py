@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import os
 
-from livecr._native import lib
 from livecr.errors import Obstacle, Refused
 from livecr.image.record import Record
-from livecr.kernel import leader, sysvipc
+from livecr.kernel import kcmp, sysvipc
 from livecr.kernel.bpf import Unavailable
 from livecr.kernel.peek import Peek
 from livecr.kinds import sysv_object
@@ -34,7 +33,6 @@ __all__ = ["CALLS", "Set", "Undo", "make", "obstacles", "redo", "save", "save_un
 CALLS = {"semop": 0, "semtimedop": 0, "semtimedop_time64": 0, "ipc(semop)": 1, "ipc(semtimedop)": 1}
 SEM_UNDO = 0x1000
 SETALL = 17
-_NR_KCMP, _KCMP_SYSVSEM = 312, 6
 _VALUE_MAX = 32767  # SEMVMX
 _EAGAIN = 11
 _LARGEST_STEP = 32767  # sem_op is a short
@@ -108,7 +106,7 @@ def save_undo(processes: list[Process], undoes: dict[int, bool | None]) -> list[
 
 def _refuse_shared(pids: list[int]) -> None:
     for first, pid in ((first, pid) for pid in pids for first in pids if first < pid):
-        if lib.lcr_syscall(_NR_KCMP, leader.number(first), leader.number(pid), _KCMP_SYSVSEM, 0, 0, 0) == 0:
+        if kcmp.is_same(first, pid, kcmp.SYSVSEM):
             what = f"it gives back semaphores together with process {first} (CLONE_SYSVSEM)"
             raise Refused(what, where=f"process {pid}", way_out="this version of livecr cannot save that")
 

@@ -54,19 +54,24 @@ def shells(tmp_path: Path) -> Iterator[Callable[[], Console]]:
         one.close()
 
 
+def begin(shell: Console, binary: Path, output: Path) -> Job:
+    """Start it in the foreground of a shell, and wait until it is ready."""
+    shell.type(f"{binary} < /dev/null > {output} 2>&1\n")
+    until(lambda: output.exists() and "ready" in output.read_text(), "the job is ready")
+    root = child_of(shell.pid)
+    return Job(output, root, child_of(root))
+
+
 @pytest.fixture
 def job(
     shells: Callable[[], Console], program: Callable[[str], Path], livecr: Any, image: Path, tmp_path: Path
 ) -> Job:
     """As a job of a shell in a terminal that is gone then."""
-    first, output = shells(), tmp_path / "output"
-    first.type(f"{program('job')} < /dev/null > {output} 2>&1\n")
-    until(lambda: output.exists() and "ready" in output.read_text(), "the job is ready")
-    root = child_of(first.pid)
-    one = Job(output, root, child_of(root))
-    livecr("checkpoint", root, "-o", image)
+    first = shells()
+    one = begin(first, program("job"), tmp_path / "output")
+    livecr("checkpoint", one.root, "-o", image)
     first.until_seen(r"\$ ")
-    output.write_text("")
+    one.output.write_text("")
     return one
 
 
@@ -108,15 +113,12 @@ def test_one_that_was_stopped_comes_back_stopped(
     shells: Callable[[], Console], program: Callable[[str], Path], livecr: Any, image: Path, tmp_path: Path
 ) -> None:
     """The shell is told at once, as it was when it was stopped."""
-    first, output = shells(), tmp_path / "output"
-    first.type(f"{program('job')} < /dev/null > {output} 2>&1\n")
-    until(lambda: output.exists() and "ready" in output.read_text(), "the job is ready")
-    root = child_of(first.pid)
-    job = Job(output, root, child_of(root))
+    first = shells()
+    job = begin(first, program("job"), tmp_path / "output")
     first.type("\x1a")
     first.until_seen("Stopped")
-    livecr("checkpoint", root, "-o", image)
-    output.write_text("")
+    livecr("checkpoint", job.root, "-o", image)
+    job.output.write_text("")
     second = shells()
     restore(job, second, image)
     second.until_seen("Stopped")
